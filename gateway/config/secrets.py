@@ -1,0 +1,107 @@
+"""Where secrets come from, and how a rotated file reaches those who hold one."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.secret import Secret
+
+# No secret of ours is longer; reading is bounded so that /dev/zero or a log file named by mistake does no harm.
+_LARGEST_FILE_BYTES = 64 * 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# A value pasted where a name belongs must not end up in a log: only what looks like NAME_OF_A_VARIABLE is repeated.
+_REPEATABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)+\Z")
+
+
+class SecretError(ValueError):
+    """A secret cannot be had; the message never holds its value."""
+
+
+class SecretStore:
+    """Every secret of one configuration by its source, one holder for each.
+
+    Give a new store the ``previous`` one: what comes from the same source keeps its holder, so that whatever
+    was derived from it (a token) survives a reload. The store holds no file open and needs no lock: values are replaced whole.
+    """
+
+    def __init__(self, previous: "SecretStore | None" = None) -> None:
+        self._previous = previous._held if previous is not None else {}
+        self._held: dict[str, Secret] = {}
+        self._warned: dict[str, str] = {}
+
+    def from_env(self, name: str, environ: Mapping[str, str]) -> Secret:
+        """The secret in an environment variable.
+
+        Raises:
+            SecretError: it is not set, empty, or holds control characters.
+        """
+        if name not in environ:
+            called = f"environment variable {name}" if _REPEATABLE_NAME.match(name) else "this environment variable"
+            raise SecretError(f"{called} is not set; set it, or take the secret from {{file: PATH}}")
+        return self._hold(f"env {name}", _checked(environ[name], f"environment variable {name}"))
+
+    def from_file(self, path: Path) -> Secret:
+        """The secret in a file, its one trailing newline dropped.
+
+        Raises:
+            SecretError: the file cannot be read, is empty, or holds control characters or anything but UTF-8.
+        """
+        return self._hold(f"file {path}", _read(path))
+
+    def refresh(self) -> list[str]:
+        """Read every file again by its path, so that a Kubernetes symlink swap is seen; blocking, for a thread.
+
+        Returns a warning for each that turned bad since the last time; its old value stays in use.
+        """
+        warnings = []
+        for source, secret in self._held.items():
+            origin, _, path = source.partition(" ")
+            if origin != "file":
+                continue
+            try:
+                secret.replace(_read(Path(path)))
+                self._warned.pop(source, None)
+            except SecretError as problem:
+                # Said once: this runs every other second.
+                if self._warned.get(source) != str(problem):
+                    warnings.append(f"{problem}; the old value stays in use")
+                self._warned[source] = str(problem)
+        return warnings
+
+    def _hold(self, source: str, value: str) -> Secret:
+        secret = self._held.get(source) or self._previous.get(source)
+        if secret is None:
+            secret = Secret(value, source)
+        else:
+            secret.replace(value)
+        self._held[source] = secret
+        return secret
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE_BYTES + 1)
+    except OSError as error:
+        raise SecretError(f"file {path} cannot be read: {os.strerror(error.errno or 0)}") from error
+    except ValueError as error:
+        raise SecretError("this is not a path: it holds a NUL character") from error
+    if len(content) > _LARGEST_FILE_BYTES:
+        raise SecretError(f"file {path} is over 64KiB; is it the right file?")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        # Not chained: the exception carries the bytes.
+        raise SecretError(f"file {path} is not UTF-8 text") from None
+    return _checked(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text, f"file {path}")
+
+
+def _checked(value: str, source: str) -> str:
+    if not value:
+        raise SecretError(f"{source} is empty")
+    if value.startswith("\ufeff"):
+        raise SecretError(f"{source} begins with a byte order mark; save it as plain UTF-8")
+    if _CONTROL.search(value):
+        raise SecretError(f"{source} holds control characters; a secret is one line of text")
+    return value

@@ -1,0 +1,94 @@
+"""What the story is handed: the request that came in, and the answer it may give.
+
+Two small protocols. The door that makes them can be replaced without touching the story.
+"""
+
+from typing import NamedTuple, Protocol
+
+from gateway.exchange import Moment
+from gateway.wire.heads import RequestHead
+
+# Header fields as pairs of name and value, in order, repetitions kept.
+Fields = list[tuple[bytes, bytes]]
+# Header fields as they stand on the wire, without CR LF.
+Lines = list[bytes]
+
+
+class Peer(NamedTuple):
+    """Who is at the other end of a caller's connection."""
+
+    address: str  # IP address; "" on a Unix socket
+    certificate_names: tuple[str, ...] = ()  # verified client certificate: URI and DNS names, then CN
+
+
+class BodySource(Protocol):
+    """The request body as it arrives, chunk framing already removed."""
+
+    content_length: int | None  # declared; None when there is no body or it is chunked
+    chunked: bool
+    ended: bool  # every byte has been taken and the message was whole
+    moment: Moment  # woken when more has arrived or the body ended
+
+    def take(self) -> bytes:
+        """What has arrived since the last call, possibly nothing; while nobody takes, reading stops (back-pressure).
+
+        Raises:
+            BadRequest: the chunk framing is broken.
+        """
+        ...
+
+    def invite(self) -> None:
+        """Send ``100 Continue`` if the caller still waits for it."""
+        ...
+
+
+class Inbound(Protocol):
+    """One request as it came in; read-only."""
+
+    head: RequestHead
+    body: BodySource
+    peer: Peer
+    arrived: float  # loop time at which the head was complete
+
+
+class Answer(Protocol):
+    """Where the response goes. After ``head`` there is only ``chunk``, ``flush``, ``end`` and ``cut``."""
+
+    writable: bool  # false while the caller reads slower than we write; the moment wakes on change
+
+    def interim(self, status: int, reason: bytes, lines: Lines) -> None:
+        """Send an informational response (RFC 9110 section 15.2); HTTP/1.0 callers are spared it."""
+        ...
+
+    def head(self, status: int, reason: bytes, lines: Lines, length: int | None, *, bodiless: bool = False) -> None:
+        """Begin the response. ``length`` is the body's size, None when it is not known; a ``bodiless`` response (HEAD,
+        204, 304) may still announce one. The bytes leave with the first flush or end."""
+        ...
+
+    def chunk(self, data: bytes) -> None: ...
+
+    def flush(self) -> None:
+        """Send what is held back: called before the story waits."""
+        ...
+
+    def end(self) -> None:
+        """The response is whole."""
+        ...
+
+    def cut(self) -> None:
+        """Close the connection so that the caller sees a broken response, never a whole one."""
+        ...
+
+    def tunnel(self, reason: bytes, lines: Lines) -> "Tunnel":
+        """Answer 101: from now on both directions are bytes."""
+        ...
+
+
+class Tunnel(Protocol):
+    """A caller's connection after a WebSocket handshake."""
+
+    ended: bool  # the caller has closed its side and everything has been taken
+
+    def take(self) -> bytes: ...
+
+    def write(self, data: bytes) -> None: ...

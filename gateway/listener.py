@@ -1,0 +1,608 @@
+"""The door: callers' connections, read by the letter and answered in order, one task per request."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from gateway.errors import (
+    REASONS,
+    BadRequest,
+    Draining,
+    GatewayError,
+    HeadersTooLarge,
+    RequestTimeout,
+    UriTooLong,
+    error_body,
+    error_fields,
+)
+from gateway.exchange import Moment
+from gateway.headers import field_line
+from gateway.inbound import Answer, Inbound, Lines, Peer
+from gateway.wire.chunks import LAST_CHUNK, ChunkedReader, chunk
+from gateway.wire.heads import HeadError, RequestHead, parse_request
+
+log = logging.getLogger(__name__)
+
+# Body bytes held for a story that has not taken them; above it, reading stops.
+_HIGH_WATER_BYTES = 64 * 1024
+# Bytes of further requests held while one is being answered (RFC 9112 section 9.3.2 allows pipelining).
+_PIPELINE_BYTES = 64 * 1024
+# After an answer that leaves an upload unread, the rest is read and dropped for this long, so that the caller reads the
+# answer instead of a reset (RFC 9112 section 9.6).
+_LINGER_SECONDS = 2.0
+# An answer that is complete here but not yet read by its caller is kept as long as some of it leaves within this.
+_UNSENT_SECONDS = 30.0
+# A caller that closed its sending side may only be done sending. After this long without an answer it is asked.
+_HALF_CLOSED_SECONDS = 0.3
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TCP_CLOSE = 7  # first octet of struct tcp_info, linux/tcp.h
+
+_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a caller may take of us before there is a route; ``None`` is no bound."""
+
+    head_seconds: float | None = 10.0
+    head_bytes: int | None = 64 * 1024
+    keep_alive_seconds: float | None = 75.0
+
+
+Story = Callable[[Inbound, Answer], Awaitable[None]]
+Refused = Callable[[GatewayError, str], str]  # told of requests without a story; gives the request id
+
+
+class CallerBody:
+    """The request body as it arrives (``inbound.BodySource``)."""
+
+    __slots__ = (
+        "_arrived",
+        "_arrived_bytes",
+        "_chunks",
+        "_connection",
+        "_invited",
+        "_left",
+        "chunked",
+        "content_length",
+        "ended",
+        "fault",
+        "moment",
+        "received",
+    )
+
+    def __init__(self, connection: "CallerConnection", head: RequestHead, moment: Moment) -> None:
+        self._connection = connection
+        self.moment = moment
+        self.content_length = head.content_length
+        self.chunked = head.chunked
+        self._arrived: list[bytes] = []
+        self._arrived_bytes = 0
+        self._left = head.content_length or 0
+        self._chunks = ChunkedReader() if head.chunked else None
+        self._invited = not head.expects_continue
+        self.received = not self._left and self._chunks is None  # the whole message has arrived
+        self.ended = self.received
+        self.fault: GatewayError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take this message's part of what was read; the rest belongs to the next one."""
+        if self.fault is not None:
+            return b""
+        if self._chunks is not None:
+            try:
+                payload = self._chunks.feed(data)
+            except HeadError as error:
+                self.fault = BadRequest(f"The request body's framing is broken: {error}.")
+                payload = b""
+            rest = self._chunks.rest
+            self.received = self._chunks.ended
+        else:
+            payload, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
+            self._left -= len(payload)
+            self.received = not self._left
+        if payload:
+            self._invited = True  # it did not wait for 100 Continue
+            self._arrived.append(payload)
+            self._arrived_bytes += len(payload)
+        elif self.received and not self._arrived:
+            self.ended = True
+        return rest
+
+    @property
+    def full(self) -> bool:
+        return self._arrived_bytes > _HIGH_WATER_BYTES
+
+    def take(self) -> bytes:
+        arrived = self._arrived
+        if not arrived:
+            if self.fault is not None:
+                raise self.fault
+            return b""
+        data = arrived[0] if len(arrived) == 1 else b"".join(arrived)
+        arrived.clear()
+        self._arrived_bytes = 0
+        if self.received:
+            self.ended = True
+        self._connection.body_taken()
+        return data
+
+    def invite(self) -> None:
+        if not self._invited:
+            self._invited = True
+            self._connection.write(_CONTINUE)
+
+
+class CallerInbound:
+    """One request (``inbound.Inbound``)."""
+
+    __slots__ = ("arrived", "body", "head", "peer")
+
+    def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float) -> None:
+        self.head = head
+        self.body = body
+        self.peer = peer
+        self.arrived = arrived
+
+
+class CallerAnswer:
+    """One response (``inbound.Answer``), and after a 101 the tunnel (``inbound.Tunnel``)."""
+
+    __slots__ = ("_bodiless", "_chunked", "_connection", "_left", "_pending", "started", "writable")
+
+    def __init__(self, connection: "CallerConnection") -> None:
+        self._connection = connection
+        self._pending: list[bytes] = []
+        self._chunked = False
+        self._bodiless = False
+        self._left: int | None = None
+        self.started = False  # bytes of the head have left
+        self.writable = connection.writable
+
+    def interim(self, status: int, reason: bytes, lines: Lines) -> None:
+        if self._connection.minor and not self.started:
+            self._connection.write(b"\r\n".join([b"HTTP/1.1 %d %b" % (status, reason), *lines, b"\r\n"]))
+
+    def head(self, status: int, reason: bytes, lines: Lines, length: int | None, *, bodiless: bool = False) -> None:
+        connection = self._connection
+        first = _STATUS_LINES.get((status, reason))
+        if first is None:
+            first = b"HTTP/1.1 %d %b" % (status, reason)
+            if len(_STATUS_LINES) < 256:
+                _STATUS_LINES[status, reason] = first
+        pending = [first, *lines]
+        self._bodiless = bodiless
+        self._chunked = False
+        self._left = None
+        if length is not None:
+            pending.append(b"Content-Length: %d" % length)
+            self._left = 0 if bodiless else length
+        elif not bodiless:
+            if connection.minor:
+                self._chunked = True
+                pending.append(b"Transfer-Encoding: chunked")
+            else:
+                connection.keep_alive = False  # HTTP/1.0: only the end of the connection ends the body
+        if not connection.may_keep_alive():
+            connection.keep_alive = False  # and it stays so, even if the upload completes meanwhile
+            pending.append(b"Connection: close")
+        elif not connection.minor:
+            pending.append(b"Connection: keep-alive")
+        pending.append(b"\r\n")
+        self._pending = [b"\r\n".join(pending)]
+
+    def chunk(self, data: bytes) -> None:
+        if data and not self._bodiless:
+            if self._left is not None:
+                self._left -= len(data)
+            self._pending.append(chunk(data) if self._chunked else data)
+
+    def flush(self) -> None:
+        pending = self._pending
+        if pending:
+            self.started = True
+            self._connection.write(pending[0] if len(pending) == 1 else b"".join(pending))
+            pending.clear()
+
+    def end(self) -> None:
+        if self._chunked:
+            self._pending.append(LAST_CHUNK)
+        self.flush()
+        self._connection.answered()
+
+    def cut(self) -> None:
+        self._pending.clear()
+        self._connection.cut(hard=not self._chunked and self._left is None)
+
+    def tunnel(self, reason: bytes, lines: Lines) -> "CallerTunnel":
+        head = [b"HTTP/1.1 101 " + reason, *lines, b"Connection: Upgrade", b"Upgrade: websocket", b"\r\n"]
+        self.started = True
+        return self._connection.open_tunnel(b"\r\n".join(head))
+
+
+class CallerTunnel:
+    """Bytes both ways (``inbound.Tunnel``)."""
+
+    __slots__ = ("_connection", "arrived", "ended")
+
+    def __init__(self, connection: "CallerConnection") -> None:
+        self._connection = connection
+        self.arrived: list[bytes] = []
+        self.ended = False
+
+    def take(self) -> bytes:
+        data = b"".join(self.arrived)
+        self.arrived.clear()
+        self._connection.resume_reading()
+        return data
+
+    def write(self, data: bytes) -> None:
+        self._connection.write(data)
+
+
+class CallerConnection(asyncio.Protocol):
+    """One caller's connection: idle, reading a head, in a request, lingering, or a tunnel."""
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+        self._loop = listener.loop
+        self.transport: asyncio.Transport | None = None
+        self._peer = Peer("")
+        self._buffer = b""
+        self._scanned = 0
+        self._paused = False
+        self._inbound: CallerInbound | None = None
+        self._answer: CallerAnswer | None = None
+        self._story: asyncio.Task[None] | None = None
+        self._tunnel: CallerTunnel | None = None
+        self._half_closed_at: float | None = None
+        self._asked = False
+        self._closing_at: float | None = None  # lingering: read and drop until then
+        self._since = time.monotonic()  # of the current idle time or head
+        self._requests = 0
+        self._unsent = 0  # bytes of a complete answer that wait for the caller, when last looked at
+        self.writable = True
+        self.minor = 1
+        self.keep_alive = True
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
+        self._peer = _peer(transport)
+        self._listener.connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        self._listener.connections.discard(self)
+        self._closing_at = None
+        if self._story is not None:
+            self._story.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing_at is not None:
+            return
+        if self._inbound is None and not self._buffer:
+            self._since = time.monotonic()  # a head begins
+        if self._tunnel is not None:
+            self._tunnel.arrived.append(data)
+            self._pause_reading()  # until taken
+            self._wake()
+        elif self._inbound is None:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._next_request()
+        elif not self._inbound.body.received:
+            self._feed(data)
+        else:
+            self._buffer += data
+            if len(self._buffer) > _PIPELINE_BYTES:
+                self._pause_reading()
+
+    def eof_received(self) -> bool:
+        if self._tunnel is not None:
+            self._tunnel.ended = True
+            self._wake()
+            return True
+        if self._inbound is None or self._closing_at is not None or not self._inbound.body.received:
+            if self._story is not None:
+                self._story.cancel()  # an upload that was cut off: nothing of it may look complete upstream
+            return False
+        self._half_closed_at = time.monotonic()
+        self.keep_alive = False
+        return True  # keep our side open: the caller may be waiting for its answer
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self._answer is not None:
+            self._answer.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._answer is not None:
+            self._answer.writable = True
+        self._wake()
+
+    # What a request's parts ask for
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def body_taken(self) -> None:
+        self.resume_reading()
+
+    def may_keep_alive(self) -> bool:
+        """Another request may follow: nobody said close, and this one's body has arrived whole."""
+        return (
+            self.keep_alive
+            and not self._listener.draining
+            and self._inbound is not None
+            and self._inbound.body.received
+            and self._inbound.body.fault is None
+        )
+
+    def answered(self) -> None:
+        """The response has been written whole."""
+        keep = self.may_keep_alive()
+        received = self._inbound is None or self._inbound.body.received
+        self._inbound = self._answer = self._story = None
+        if self.transport is None:
+            return
+        if not keep:
+            self._finish(linger=not received)
+            return
+        self._since = time.monotonic()
+        self.resume_reading()
+        if self._buffer:
+            self._next_request()
+
+    def cut(self, *, hard: bool) -> None:
+        """End a response that is not whole; ``hard`` where only a reset shows it (no length, no chunks)."""
+        self._inbound = self._answer = self._story = None
+        if self.transport is None:
+            return
+        if hard:
+            self.transport.abort()
+        else:
+            self._finish(linger=False)
+
+    def open_tunnel(self, head: bytes) -> CallerTunnel:
+        tunnel = self._tunnel = CallerTunnel(self)
+        if self._buffer:
+            tunnel.arrived.append(self._buffer)
+            self._buffer = b""
+        self.keep_alive = False
+        self.write(head)
+        return tunnel
+
+    # Reading
+
+    def _next_request(self) -> None:
+        """Find the next head in what has been read, and begin its story."""
+        buffer, bounds = self._buffer, self._listener.bounds
+        if not self._scanned and buffer.startswith(b"\r\n"):
+            buffer = buffer[2:]  # RFC 9112 section 2.2: one empty line before a request line is forgiven
+        end = buffer.find(b"\r\n\r\n", self._scanned)
+        if end < 0 or (bounds.head_bytes is not None and end > bounds.head_bytes):
+            self._buffer = buffer
+            self._check_partial(buffer, bounds.head_bytes)
+            return
+        self._scanned = 0
+        head_bytes, rest = buffer[:end], buffer[end + 4 :]
+        self._buffer = b""
+        try:
+            head = parse_request(head_bytes)
+        except GatewayError as error:
+            self._refuse(error)
+            return
+        self._begin(head, rest)
+
+    def _check_partial(self, buffer: bytes, limit_bytes: int | None) -> None:
+        """A head that is not whole yet: refuse what cannot become one, and what is too long."""
+        if limit_bytes is not None and len(buffer) > limit_bytes:
+            if b"\r\n" not in buffer[:limit_bytes]:
+                self._refuse(UriTooLong("The request line is too long (process.head_bytes).", setting="process.head_bytes"))
+            else:
+                self._refuse(
+                    HeadersTooLarge("The request head is too large (process.head_bytes).", setting="process.head_bytes")
+                )
+            return
+        self._scanned = max(0, len(buffer) - 3)
+        if not buffer:
+            return
+        # Only a method's first letter can begin a request: a TLS hello or other noise is answered at once.
+        if not (0x41 <= buffer[0] <= 0x5A or 0x61 <= buffer[0] <= 0x7A or buffer == b"\r"):
+            self._refuse(BadRequest("This is not an HTTP request (HTTPS on a plain port?)."))
+        elif buffer.count(b"\n") != buffer.count(b"\r\n"):
+            self._refuse(BadRequest("A line of the request head does not end in CR LF (RFC 9112 section 2.2)."))
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        """Start the story, once everything that was read has been looked at: a small body is then already there."""
+        self.minor = head.minor
+        self.keep_alive = head.keep_alive
+        self._requests += 1
+        if self._listener.refusing:
+            self._refuse(
+                Draining("The gateway is stopping; send the request again, on a new connection.", retry_after_seconds=1)
+            )
+            return
+        moment = Moment(self._loop)
+        body = CallerBody(self, head, moment)
+        self._inbound = CallerInbound(head, body, self._peer, time.monotonic())
+        self._answer = CallerAnswer(self)
+        if rest:
+            if body.received:
+                self._buffer = rest
+            else:
+                self._feed(rest)
+        self._story = self._loop.create_task(self._listener.story(self._inbound, self._answer))  # type: ignore[arg-type]
+
+    def _feed(self, data: bytes) -> None:
+        assert self._inbound is not None
+        body = self._inbound.body
+        rest = body.feed(data)
+        if rest:
+            self._buffer = rest
+        if body.full or (body.received and len(self._buffer) > _PIPELINE_BYTES):
+            self._pause_reading()
+        body.moment.wake()
+
+    def _wake(self) -> None:
+        if self._inbound is not None:
+            self._inbound.body.moment.wake()
+
+    def _pause_reading(self) -> None:
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+
+    # Ending
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer what never became a request, and close."""
+        request_id = self._listener.refused(error, self._peer.address)
+        self.keep_alive = False
+        body = error_body(error, request_id)
+        lines = [field_line(*field) for field in error_fields(error, request_id)]
+        answer = CallerAnswer(self)
+        answer.head(error.status, REASONS[error.status].encode(), lines, len(body))
+        answer.chunk(body)
+        answer.flush()
+        self._finish(linger=True)
+
+    def _finish(self, *, linger: bool) -> None:
+        """Close after what was written has left; ``linger`` while the caller may still be sending."""
+        transport = self.transport
+        if transport is None or self._closing_at is not None:
+            return
+        self._closing_at = time.monotonic() + _LINGER_SECONDS
+        self._buffer = b""
+        if linger and self._half_closed_at is None and transport.can_write_eof():
+            self.resume_reading()
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Ten times a second or less: everything about a connection that only time decides."""
+        bounds = self._listener.bounds
+        if self._closing_at is not None:
+            if now > self._closing_at and self.transport is not None:
+                unsent = self.transport.get_write_buffer_size()
+                if unsent and unsent != self._unsent:
+                    self._unsent, self._closing_at = unsent, now + _UNSENT_SECONDS
+                else:
+                    self.transport.abort()
+        elif self._inbound is None:
+            self._sweep_idle(now, bounds)
+        elif self._half_closed_at is not None:
+            self._sweep_half_closed(now)
+
+    def _sweep_idle(self, now: float, bounds: Bounds) -> None:
+        waited = now - self._since
+        # A new connection owes a head from its start; a kept one from the head's first byte.
+        if self._buffer or not self._requests:
+            if bounds.head_seconds is not None and waited > bounds.head_seconds:
+                if self._buffer:
+                    self._refuse(
+                        RequestTimeout("The request head did not arrive in time (process.head).", setting="process.head")
+                    )
+                else:
+                    self._finish(linger=False)
+        elif self._listener.refusing or (bounds.keep_alive_seconds is not None and waited > bounds.keep_alive_seconds):
+            self._finish(linger=False)
+
+    def _sweep_half_closed(self, now: float) -> None:
+        """Find out whether a caller that stopped sending has gone altogether.
+
+        The end of its stream says only that it will not send more. A further ``100 Continue``, which every client must
+        ignore (RFC 9110 section 15.2), is answered by a reset when nobody is there.
+        """
+        assert self._half_closed_at is not None
+        if self.transport is None or self._answer is None or self._answer.started or not self.minor:
+            return
+        if not self._asked and now - self._half_closed_at > _HALF_CLOSED_SECONDS:
+            self._asked = True
+            self.write(_CONTINUE)
+        elif self._asked:
+            found = self.transport.get_extra_info("socket")
+            if found is not None and found.family != socket.AF_UNIX and hasattr(socket, "TCP_INFO"):
+                try:
+                    gone = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+                except OSError:
+                    gone = True
+                if gone:
+                    self.transport.abort()
+
+    def close_idle(self) -> None:
+        if self._inbound is None:
+            self._finish(linger=False)
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Listener:
+    """All callers' connections of this process."""
+
+    def __init__(self, story: Story, refused: Refused, bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.story = story
+        self.refused = refused
+        self.bounds = bounds
+        self.connections: set[CallerConnection] = set()
+        self.draining = False  # answers say Connection: close
+        self.refusing = False  # new requests on kept connections get 503
+        self._servers: list[asyncio.AbstractServer] = []
+
+    def connection(self) -> CallerConnection:
+        return CallerConnection(self)
+
+    async def serve(self, sock: socket.socket, ssl_context: object = None) -> None:
+        server = await self.loop.create_server(self.connection, sock=sock, ssl=ssl_context, backlog=4096)  # type: ignore[call-overload]
+        self._servers.append(server)
+
+    def sweep(self, now: float) -> None:
+        for connection in tuple(self.connections):
+            connection.sweep(now)
+
+    def stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self.draining = self.refusing = True
+        for connection in tuple(self.connections):
+            connection.close_idle()
+
+    def abort(self) -> int:
+        """Cut what is left; how many connections that were."""
+        left = tuple(self.connections)
+        for connection in left:
+            connection.abort()
+        return len(left)
+
+
+def _peer(transport: asyncio.BaseTransport) -> Peer:
+    found = transport.get_extra_info("peername")
+    address = str(found[0]) if isinstance(found, tuple) and found else ""
+    certificate = transport.get_extra_info("peercert")
+    return Peer(address, _certificate_names(certificate) if certificate else ())
+
+
+def _certificate_names(certificate: dict[str, Any]) -> tuple[str, ...]:  # Any: ssl's own nested tuples
+    """URI and DNS names, then the common name, of a certificate that TLS has verified."""
+    alternatives = [(str(kind), str(name)) for kind, name in certificate.get("subjectAltName", ())]
+    names = [name for kind, name in alternatives if kind == "URI"] + [name for kind, name in alternatives if kind == "DNS"]
+    for relative in certificate.get("subject", ()):
+        names += [str(value) for key, value in relative if key == "commonName"]
+    return tuple(names)

@@ -1,0 +1,480 @@
+"""What happens to a request, read top to bottom: find the route, attach the credential, send, answer, count."""
+
+import asyncio
+import logging
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway import cors, retry
+from gateway.admission import Admission, Gate, verdict
+from gateway.body import Body, Budget
+from gateway.callers import Callers
+from gateway.config import Caller
+from gateway.credentials.base import Credential
+from gateway.deadline import Deadline
+from gateway.errors import (
+    REASONS,
+    BadRequest,
+    CredentialUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    Internal,
+    Loop,
+    RequestTimeout,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+    error_body,
+    error_fields,
+)
+from gateway.exchange import Exchange, Phase
+from gateway.headers import field_line
+from gateway.inbound import Answer, Inbound, Lines
+from gateway.outbound import prepare
+from gateway.routes import Match, RouteTable, check_method
+from gateway.upstream import Attempt, Upstream
+from gateway.wire.heads import RequestHead, ResponseHead
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+# How much of an error body that passes by is looked at to classify it.
+_CLASSIFIED_BYTES = 4096
+
+
+class Observer(Protocol):
+    """Who is told of exchanges: metrics and the access log."""
+
+    def begin(self, exchange: Exchange) -> None: ...
+
+    def end(self, exchange: Exchange) -> None: ...
+
+    def retried(self, route: str, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Everything a route leads to."""
+
+    credential: Credential
+    upstream: Upstream
+    clock: retry.ClockWatch
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One configuration at work. A request keeps the one it began with; a reload puts another in its place."""
+
+    table: RouteTable
+    places: Mapping[str, Place]
+    callers: Callers
+
+
+class Proxy:
+    """The story of every request of this process."""
+
+    def __init__(self, site: Site, admission: Admission, observer: Observer, budget: Budget, name: str) -> None:
+        """``name`` is this gateway's own, the same in all its workers: it marks requests, so that a loop is seen."""
+        self.site = site
+        self._admission = admission
+        self._observer = observer
+        self._budget = budget
+        self._via_name = f"modelarts-gateway-{name}".encode()
+        self._via = b"1.1 " + self._via_name
+        self._live: set[Exchange] = set()
+        self._background: set[asyncio.Task[bool]] = set()
+        self._now: Callable[[], float] = time.monotonic
+        self._id_prefix = os.urandom(10).hex()
+        self._id_count = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._live)
+
+    async def handle(self, inbound: Inbound, answer: Answer) -> None:
+        """Answer one request, whatever happens."""
+        exchange = self._open(inbound)
+        error: GatewayError | None = None
+        try:
+            await self._forward(inbound, answer, exchange)
+            exchange.outcome = exchange.outcome or "complete"
+        except GatewayError as reason:
+            error = reason
+        except asyncio.CancelledError:
+            error = exchange.expired
+            if error is None:  # the caller left, and nobody needs an answer
+                exchange.outcome = "caller_left"
+                raise
+        except Exception as fault:  # the one place: what no one foresaw is a 500, and its text stays here
+            log.error("request %s failed: %s at %s", exchange.request_id, type(fault).__name__, _place_of(fault))  # noqa: TRY400
+            error = Internal("The gateway failed at this request; its log names the place under the request id.")
+        finally:
+            if error is not None:
+                self._refuse(error, inbound, answer, exchange)
+            self._close(exchange)
+
+    async def _forward(self, inbound: Inbound, answer: Answer, exchange: Exchange) -> None:
+        site, head = self.site, inbound.head
+        noted = head.fields.noted
+        if cors.is_preflight(head):
+            self._answer_preflight(site, head, answer, exchange)                      # 400, 403, 404
+            return
+        caller = site.callers.identify(noted.items(), inbound.peer)                   # 401
+        match = site.table.match(head.raw_path)                                       # 400, 404
+        route = match.route
+        exchange.route = route.name
+        exchange.caller = caller.name if caller is not None else ""
+        self._observer.begin(exchange)
+        origin = noted.get(b"origin")
+        if origin is not None:
+            cors.check_origin(route, origin)                                          # 403
+        check_method(route, head.method)                                              # 405
+        site.callers.check(caller, route.name)                                        # 403
+        self._refuse_loop(noted)                                                      # 508
+        deadline = self._begin_deadline(match, inbound, exchange)                     # 400
+        place = site.places[route.name]
+        caller_gate = self._admission.callers.get(caller.name) if caller is not None else None
+        ticket = self._admission.enter(place.gate, caller_gate)                       # 429, 503
+        error: GatewayError | None = None
+        body = None
+        try:
+            body = self._open_body(match, inbound, exchange)                          # 413
+            await self._exchange(inbound, answer, exchange, match, place, body, deadline)
+        except GatewayError as reason:
+            error = reason
+            raise
+        finally:
+            if body is not None:
+                body.close()
+            self._admission.record(place.gate, ticket, verdict(error or exchange.expired, exchange.upstream_status))
+            self._admission.leave(place.gate, caller_gate, ticket)
+
+    async def _exchange(
+        self, inbound: Inbound, answer: Answer, exchange: Exchange, match: Match, place: Place, body: Body, deadline: Deadline
+    ) -> None:
+        """Send, as often as may be, and pass the answer on."""
+        attempt, response, beginning = await self._send(inbound, answer, exchange, match, place, body, deadline)
+        try:
+            lines = self._answer_lines(inbound.head, match, response, exchange)
+            if attempt.tunnel:
+                await self._tunnel(attempt, response, lines, answer, exchange)
+            else:
+                await self._relay(attempt, response, beginning, lines, answer, exchange)
+        finally:
+            place.upstream.release(attempt)
+
+    async def _send(
+        self, inbound: Inbound, answer: Answer, exchange: Exchange, match: Match, place: Place, body: Body, deadline: Deadline
+    ) -> tuple[Attempt, ResponseHead, bytes]:
+        """The attempt whose answer is to be passed on, and the beginning of its body where it was looked at."""
+        route, upstream, credential = match.route, place.upstream, place.credential
+
+        def on_interim(interim: ResponseHead) -> None:
+            answer.interim(interim.status, interim.reason, interim.fields.lines)
+
+        while True:
+            exchange.attempts += 1
+            outbound = prepare(inbound.head, match, body, exchange.request_id, self._via)      # 400
+            outbound.clock_skew_seconds = upstream.clock_skew_seconds
+            exchange.phase = Phase.CREDENTIAL
+            await credential.authorize(outbound, deadline)                                     # 503, 413, 408
+            try:
+                attempt, response = await upstream.send(outbound, exchange, on_interim)        # 502, 504, 413
+            except UpstreamUnreachable as error:
+                safe = not error.sent or route.retry.idempotent
+                if not safe or not retry.may_send_again(exchange, body, route.retry.attempts, self._now()):
+                    raise
+                await retry.pause()
+                self._again(body, exchange, "connect" if not error.sent else "reset")
+                continue
+            exchange.upstream_status = response.status
+            exchange.upstream_request_id = response.fields.noted.get(b"x-request-id", b"").decode("latin-1")
+            corrected = credential.signs and place.clock.heard(response)
+            if response.status < 400:
+                credential.accepted(outbound)
+                return attempt, response, b""
+            look = retry.may_look(exchange, outbound, response)
+            reason = None
+            beginning = b""
+            try:
+                if look:
+                    beginning = await retry.peek(attempt, exchange, self._now)
+                else:
+                    beginning = attempt.take()
+                refusal = retry.refusal_of(response, beginning[:_CLASSIFIED_BYTES])
+                if refusal is None:
+                    return attempt, response, beginning
+                exchange.upstream_class = refusal.label
+                corrected = place.clock.told(beginning) or corrected
+                if not look:
+                    self._tell(credential.refused(outbound, refusal, deadline))
+                    return attempt, response, beginning
+                reason = await retry.reason_to_retry(
+                    credential, outbound, refusal, deadline, clock_corrected=corrected
+                )
+                if reason is None:
+                    return attempt, response, beginning
+            except BaseException:
+                upstream.release(attempt)
+                raise
+            upstream.release(attempt)
+            self._again(body, exchange, reason)
+
+    async def _relay(
+        self, attempt: Attempt, response: ResponseHead, beginning: bytes, lines: Lines, answer: Answer, exchange: Exchange
+    ) -> None:
+        """Pass the answer on as it arrives; the upload may still be going on meanwhile."""
+        answer.head(response.status, response.reason, lines, response.content_length, bodiless=response.bodiless)
+        exchange.status = response.status
+        data = beginning or attempt.take()
+        while True:
+            if data:
+                answer.chunk(data)
+                exchange.moved = True
+                exchange.response_bytes += len(data)
+            if attempt.ended:
+                break
+            if not data or not answer.writable:
+                answer.flush()
+                exchange.head_sent = True
+                attempt.pump()
+                await exchange.moment.wait()
+            data = attempt.take() if answer.writable else b""                         # broken off: cut
+        exchange.head_sent = True
+        answer.end()
+
+    async def _tunnel(
+        self, attempt: Attempt, response: ResponseHead, lines: Lines, answer: Answer, exchange: Exchange
+    ) -> None:
+        """A WebSocket: frames pass untouched both ways until one side closes."""
+        tunnel = answer.tunnel(response.reason, lines)
+        exchange.status, exchange.head_sent, exchange.phase = 101, True, Phase.TUNNEL
+        exchange.deadline = float("inf")  # from here on silence counts, not duration
+        while True:
+            inward = attempt.take()
+            if inward:
+                exchange.response_bytes += len(inward)
+                tunnel.write(inward)
+            outward = tunnel.take() if attempt.writable else b""
+            if outward:
+                exchange.request_bytes += len(outward)
+                attempt.write(outward)
+            if inward or outward:
+                exchange.moved = True
+            if attempt.ended or tunnel.ended:
+                break
+            await exchange.moment.wait()
+            while not answer.writable and not tunnel.ended:
+                await exchange.moment.wait()
+        answer.end()
+
+    # The steps
+
+    def _answer_preflight(self, site: Site, head: RequestHead, answer: Answer, exchange: Exchange) -> None:
+        """Answered here, without asking who the caller is: a browser sends no credential with it."""
+        match = site.table.match(head.raw_path)
+        exchange.route = match.route.name
+        cors.check_origin(match.route, head.fields.noted[b"origin"])
+        lines = cors.preflight_lines(match.route, head)
+        lines.append(b"X-Gateway-Request-Id: " + exchange.request_id.encode())
+        answer.head(204, b"No Content", lines, None, bodiless=True)
+        exchange.status, exchange.head_sent = 204, True
+        answer.end()
+
+    def _refuse_loop(self, noted: Mapping[bytes, bytes]) -> None:
+        via = noted.get(b"via")
+        if via is not None and self._via_name in via:
+            raise Loop("The request has been through this gateway already: an upstream leads back here.")
+
+    def _begin_deadline(self, match: Match, inbound: Inbound, exchange: Exchange) -> Deadline:
+        """One instant for everything: the route's, or the caller's where that is sooner."""
+        limits = match.route.limits
+        deadline = Deadline.after(limits.deadline_seconds, inbound.arrived)
+        wished = _wished_seconds(inbound.head.fields.noted)
+        if wished is not None and inbound.arrived + wished < deadline.instant:
+            deadline = Deadline.after(wished, inbound.arrived, "X-Request-Timeout")
+            exchange.deadline_setting = "X-Request-Timeout"
+        exchange.deadline = deadline.instant
+        if limits.idle_seconds is not None:
+            exchange.idle_seconds = limits.idle_seconds
+        if limits.first_byte_seconds is not None:
+            exchange.first_byte_limit_seconds = limits.first_byte_seconds
+        return deadline
+
+    def _open_body(self, match: Match, inbound: Inbound, exchange: Exchange) -> Body:
+        route = match.route
+        return Body(
+            inbound.body,
+            exchange,
+            self._budget,
+            route=route.name,
+            limit_bytes=route.limits.body_bytes,
+            replay_bytes=route.replay_bytes,
+        )
+
+    def _answer_lines(self, head: RequestHead, match: Match, response: ResponseHead, exchange: Exchange) -> Lines:
+        """The upstream's fields, and ours."""
+        block = response.fields
+        lines = list(block.lines)
+        if match.route.cors is None:
+            lines += block.forwarded
+        else:
+            lines += cors.answer_lines(match.route, head.fields.noted.get(b"origin"))
+        request_id = exchange.request_id.encode()
+        lines.append(b"X-Gateway-Request-Id: " + request_id)
+        if b"x-request-id" not in block.noted:
+            lines.append(b"X-Request-Id: " + request_id)
+        return lines
+
+    def _again(self, body: Body, exchange: Exchange, reason: str) -> None:
+        body.rewind()
+        exchange.phase = Phase.CREDENTIAL
+        self._observer.retried(exchange.route, reason)
+
+    def _tell(self, hearing: "asyncio.Future[bool] | object") -> None:
+        """Let a credential act on a refusal while the answer passes on."""
+        task: asyncio.Task[bool] = asyncio.ensure_future(hearing)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # Beginning and end
+
+    def _open(self, inbound: Inbound) -> Exchange:
+        head = inbound.head
+        exchange = Exchange(
+            inbound.body.moment, inbound.arrived, self.request_id(head.fields.noted), head.method, head.raw_path
+        )
+        exchange.story = asyncio.current_task()
+        self._live.add(exchange)
+        return exchange
+
+    def request_id(self, noted: Mapping[bytes, bytes]) -> str:
+        """The caller's X-Request-Id where it is safe to repeat, else one of ours."""
+        theirs = noted.get(b"x-request-id")
+        if theirs is not None and _REQUEST_ID.fullmatch(theirs) is not None:
+            return theirs.decode("ascii")
+        self._id_count += 1
+        return f"{self._id_prefix}{self._id_count:012x}"
+
+    def _refuse(self, error: GatewayError, inbound: Inbound, answer: Answer, exchange: Exchange) -> None:
+        """Say what went wrong; where the head of an answer is out, cut it instead."""
+        exchange.error = error.code
+        if exchange.head_sent:
+            exchange.outcome = "cut"
+            answer.cut()
+            return
+        exchange.outcome = "complete"
+        exchange.status = error.status
+        body = error_body(error, exchange.request_id)
+        lines = [field_line(*field) for field in error_fields(error, exchange.request_id)]
+        lines += self._cors_lines(inbound.head)
+        answer.head(error.status, REASONS[error.status].encode(), lines, len(body), bodiless=inbound.head.method == "HEAD")
+        answer.chunk(body)
+        answer.end()
+
+    def _cors_lines(self, head: RequestHead) -> Lines:
+        """What lets a page read our error: only where its origin may use the route."""
+        try:
+            match = self.site.table.match(head.raw_path)
+            origin = head.fields.noted.get(b"origin")
+            if origin is not None:
+                cors.check_origin(match.route, origin)
+        except GatewayError:
+            return []
+        return cors.answer_lines(match.route, origin)
+
+    def _close(self, exchange: Exchange) -> None:
+        self._live.discard(exchange)
+        if exchange.outcome == "caller_left" and not exchange.head_sent:
+            exchange.status = 499
+        self._observer.end(exchange)
+
+    # Time
+
+    def sweep(self, now: float) -> None:
+        """Ten times a second: end what has passed a limit. One sweep costs less than a timer for each request."""
+        for exchange in self._live:
+            if now >= exchange.deadline:
+                exchange.expire(self._late(exchange))
+            elif exchange.phase is Phase.WAITING:
+                exchange.idle_since = now
+                if now - exchange.sent_at >= exchange.first_byte_limit_seconds:
+                    exchange.expire(
+                        UpstreamTimeout(
+                            "The upstream did not begin its answer in time "
+                            f"(limits.first_byte of route '{exchange.route}').",
+                            setting="limits.first_byte",
+                        )
+                    )
+            elif exchange.moved or not self._flows(exchange):
+                exchange.moved = False
+                exchange.idle_since = now
+            elif now - exchange.idle_since >= exchange.idle_seconds:
+                exchange.expire(self._silent(exchange))
+
+    @staticmethod
+    def _flows(exchange: Exchange) -> bool:
+        """A body is under way, so that silence counts."""
+        return exchange.waits_for_caller or exchange.phase >= Phase.SENDING
+
+    @staticmethod
+    def _late(exchange: Exchange) -> GatewayError:
+        """Whose fault it is that the deadline passed."""
+        where = f"({exchange.deadline_setting} of route '{exchange.route}')"
+        if exchange.waits_for_caller:
+            return RequestTimeout(
+                f"The request body was still arriving when the deadline passed {where}.", setting=exchange.deadline_setting
+            )
+        if exchange.phase is Phase.CREDENTIAL:
+            return CredentialUnavailable(
+                f"No usable credential before the deadline {where}.",
+                setting=exchange.deadline_setting,
+                retry_after_seconds=1,
+            )
+        connecting = exchange.phase is Phase.CONNECTING
+        return DeadlineExceeded(
+            f"The deadline passed before the answer was complete {where}.",
+            setting=exchange.deadline_setting,
+            proxy_status="connection_timeout" if connecting else None,
+        )
+
+    @staticmethod
+    def _silent(exchange: Exchange) -> GatewayError:
+        where = f"(limits.idle of route '{exchange.route}')"
+        if exchange.waits_for_caller:
+            return RequestTimeout(f"The request body stopped arriving {where}.", setting="limits.idle")
+        return UpstreamTimeout(f"The body stopped flowing {where}.", setting="limits.idle")
+
+
+def _wished_seconds(noted: Mapping[bytes, bytes]) -> float | None:
+    """How long the caller wants to wait: ``X-Request-Timeout`` in seconds, or Envoy's field in milliseconds.
+
+    Raises:
+        BadRequest: it is there and is no number.
+    """
+    wished = noted.get(b"x-request-timeout")
+    if wished is not None:
+        if _SECONDS.fullmatch(wished) is None:
+            raise BadRequest("X-Request-Timeout is a number of seconds, as 2.5.", setting="X-Request-Timeout")
+        return float(wished)
+    wished = noted.get(b"x-envoy-expected-rq-timeout-ms")
+    if wished is not None:
+        if _SECONDS.fullmatch(wished) is None:
+            raise BadRequest("x-envoy-expected-rq-timeout-ms is a number of milliseconds.", setting="X-Request-Timeout")
+        return float(wished) / 1000
+    return None
+
+
+def _place_of(error: BaseException) -> str:
+    """Where an exception came from, as ``module.py:12 in function``; its text may quote anything, so it is left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} in {f.name}" for f in reversed(frames[-3:]))
+
+
+__all__ = ["Caller", "Observer", "Place", "Proxy", "Site"]

@@ -1,0 +1,136 @@
+"""Whether an upstream's answer is a reason to send the request once more, and what else it tells us."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+from gateway.body import Body
+from gateway.credentials.base import Credential
+from gateway.deadline import Deadline
+from gateway.exchange import Exchange
+from gateway.outbound import Outbound
+from gateway.refusals import Refusal, Retry, classify, server_time
+from gateway.wire.heads import ResponseHead
+
+# Statuses that the table of refusals lets a second attempt follow.
+_AFTER_REFRESH = frozenset({401})
+_IDEMPOTENT = frozenset({408, 500, 502, 503})
+# An error body is a few hundred bytes; what has not come by then is not waited for.
+_PEEK_BYTES = 16 * 1024
+_PEEK_SECONDS = 2.0
+# Spread of the pause before a second attempt: long enough for a restarting instance, short against 40 s.
+_PAUSE_SECONDS = (0.05, 0.25)
+# A Date this far from ours is the upstream's clock, not the network; APIG refuses at 15 minutes.
+_SKEW_SECONDS = 60.0
+
+
+class Source(Protocol):
+    """The part of an attempt that is looked at."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def take(self) -> bytes: ...
+
+    def pump(self) -> None: ...
+
+
+class Clock(Protocol):
+    """An upstream's clock correction, seconds it is ahead of us."""
+
+    clock_skew_seconds: float
+
+
+def may_look(exchange: Exchange, outbound: Outbound, response: ResponseHead) -> bool:
+    """Whether the answer could lead to another attempt at all, so that its body is worth a look before it is passed on."""
+    retry = outbound.route.retry
+    return (
+        exchange.attempts < retry.attempts
+        and outbound.body.replayable
+        and (response.status in _AFTER_REFRESH or (retry.idempotent and response.status in _IDEMPOTENT))
+    )
+
+
+async def peek(source: Source, exchange: Exchange, now: Callable[[], float]) -> bytes:
+    """The beginning of an error body, as much as is needed to classify it; it is then still to be passed on."""
+    data = b""
+    loop = asyncio.get_running_loop()
+    until = now() + _PEEK_SECONDS
+    timer = loop.call_later(_PEEK_SECONDS, exchange.moment.wake)
+    try:
+        while True:
+            data += source.take()
+            if source.ended or len(data) >= _PEEK_BYTES or now() >= until:
+                return data
+            source.pump()
+            await exchange.moment.wait()
+    finally:
+        timer.cancel()
+
+
+async def reason_to_retry(
+    credential: Credential, outbound: Outbound, refusal: Refusal, deadline: Deadline, *, clock_corrected: bool
+) -> str | None:
+    """Why the request should be sent once more, as a metric label; None when the answer is to be passed on.
+
+    The credential hears of the refusal either way. Waits for a new token, or a short while before an idempotent retry.
+    """
+    renewed = await credential.refused(outbound, refusal, deadline)
+    if refusal.retry is Retry.AFTER_REFRESH and renewed:
+        return refusal.label
+    if refusal.retry is Retry.AFTER_CLOCK and clock_corrected:
+        return refusal.label
+    if refusal.retry is Retry.IDEMPOTENT and outbound.route.retry.idempotent:
+        await pause()
+        return refusal.label
+    return None
+
+
+async def pause() -> None:
+    """Wait a moment before another attempt, not always the same."""
+    await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - spreads load, keeps no secret
+
+
+def may_send_again(exchange: Exchange, body: Body, attempts: int, now: float) -> bool:
+    """After a connection that never was: attempts and time are left, and every byte of the body still is."""
+    return exchange.attempts < attempts and body.replayable and now < exchange.deadline
+
+
+def refusal_of(response: ResponseHead, beginning: bytes) -> Refusal | None:
+    return classify(response.status, beginning)
+
+
+class ClockWatch:
+    """Follows an upstream's clock by the Date of its answers; one comparison while the Date stays the same."""
+
+    def __init__(self, clock: Clock, wall: Callable[[], float]) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._seen = b""
+
+    def heard(self, response: ResponseHead) -> bool:
+        """Look at an answer's Date; true when the correction changed."""
+        date = response.fields.noted.get(b"date")
+        if date is None or date == self._seen:
+            return False
+        self._seen = date
+        try:
+            instant = parsedate_to_datetime(date.decode("latin-1")).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            return False
+        return self._correct(instant)
+
+    def told(self, body: bytes) -> bool:
+        """Look at a refusal's text, which may name the server's time; true when the correction changed."""
+        instant = server_time(body)
+        return instant is not None and self._correct(instant)
+
+    def _correct(self, instant: float) -> bool:
+        ahead = instant - self._wall()
+        correction = ahead if abs(ahead) > _SKEW_SECONDS else 0.0
+        if abs(correction - self._clock.clock_skew_seconds) <= 2.0:  # Date counts whole seconds
+            return False
+        self._clock.clock_skew_seconds = correction
+        return True

@@ -1,0 +1,153 @@
+"""One attempt: an outbound request on one connection, uploaded while its answer may already be coming."""
+
+from collections.abc import Callable
+
+from gateway.exchange import Exchange, Phase
+from gateway.outbound import Outbound
+from gateway.upstream.connection import UpstreamConnection
+from gateway.wire.chunks import LAST_CHUNK, chunk
+from gateway.wire.heads import ResponseHead
+
+# Methods that announce an empty body (RFC 9110 section 8.6).
+_ANNOUNCE_EMPTY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Attempt:
+    """The upload and the answer of one request; after ``headed`` the answer is read with ``take`` until ``ended``.
+
+    Upload and answer share one coroutine: whoever waits calls ``pump`` first, so an upstream that answers early, a
+    slow upload and back-pressure in both directions need no second task.
+    """
+
+    __slots__ = ("_body", "_chunked", "_connection", "_exchange", "_released", "_uploaded", "clock")
+
+    def __init__(
+        self, connection: UpstreamConnection, outbound: Outbound, exchange: Exchange, clock: Callable[[], float]
+    ) -> None:
+        self._connection = connection
+        self._body = outbound.body
+        self._exchange = exchange
+        self._uploaded = False
+        self._chunked = False
+        self._released = False
+        self.clock = clock
+
+    def begin(self, outbound: Outbound) -> None:
+        """Send the head, with as much of the body as is there: in one write when all of it is.
+
+        Raises:
+            BodyTooLarge, BadRequest: what the body itself says.
+        """
+        body, exchange = self._body, self._exchange
+        lines = [f"{outbound.method} {outbound.target} HTTP/1.1\r\nHost: {outbound.authority}".encode("latin-1")]
+        lines += outbound.lines
+        for name, value in outbound.fields:
+            lines.append(name + b": " + value)
+        length = body.length
+        if outbound.upgrade:
+            lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
+        elif length is None:
+            self._chunked = True
+            lines.append(b"Transfer-Encoding: chunked")
+        elif length or outbound.method in _ANNOUNCE_EMPTY or outbound.announce_length:
+            lines.append(b"Content-Length: %d" % length)
+        lines.append(b"\r\n")
+        first = body.take()
+        if first and self._chunked:
+            first = chunk(first)
+        if body.ended:
+            self._uploaded = True
+            if self._chunked:
+                first += LAST_CHUNK
+        exchange.phase = Phase.WAITING if self._uploaded else Phase.SENDING
+        exchange.sent_at = self.clock()
+        self._connection.start(exchange.moment, head_request=outbound.method == "HEAD", upgrade=outbound.upgrade)
+        self._connection.write(b"\r\n".join(lines) + first)
+
+    async def headed(self, on_interim: Callable[[ResponseHead], None]) -> ResponseHead:
+        """Upload until the response head is there.
+
+        Raises:
+            UpstreamFailed: the connection or the answer broke.
+            BodyTooLarge, BadRequest: the caller's body did.
+        """
+        connection = self._connection
+        while True:
+            if connection.interims:
+                for interim in connection.interims:
+                    on_interim(interim)
+                connection.interims.clear()
+            if connection.head is not None:
+                exchange = self._exchange
+                exchange.phase = Phase.ANSWERING
+                exchange.first_byte_seconds = self.clock() - exchange.sent_at
+                return connection.head
+            if connection.fault is not None:
+                raise connection.fault
+            self.pump()
+            await self._exchange.moment.wait()
+
+    def pump(self) -> None:
+        """Send on what has arrived from the caller, as far as the upstream takes it."""
+        if self._uploaded:
+            return
+        connection, body, exchange = self._connection, self._body, self._exchange
+        while connection.writable and not connection.closed:
+            data = body.take()
+            if data:
+                exchange.moved = True
+                connection.write(chunk(data) if self._chunked else data)
+            if body.ended:
+                self._uploaded = True
+                exchange.waits_for_caller = False
+                if self._chunked:
+                    connection.write(LAST_CHUNK)
+                if exchange.phase is Phase.SENDING:
+                    exchange.phase = Phase.WAITING
+                    exchange.sent_at = self.clock()
+                return
+            if not data:
+                exchange.waits_for_caller = True
+                body.invite()
+                return
+        exchange.waits_for_caller = False
+
+    def take(self) -> bytes:
+        """What has arrived of the response body.
+
+        Raises:
+            UpstreamFailed: the body broke off; what came before it has been taken.
+        """
+        data = self._connection.take()
+        if not data and self._connection.fault is not None:
+            raise self._connection.fault
+        return data
+
+    @property
+    def ended(self) -> bool:
+        return self._connection.drained
+
+    # After a 101: both directions are bytes
+
+    @property
+    def tunnel(self) -> bool:
+        return self._connection.tunnel
+
+    @property
+    def writable(self) -> bool:
+        return self._connection.writable
+
+    def write(self, data: bytes) -> None:
+        self._connection.write(data)
+
+    def release(self) -> UpstreamConnection | None:
+        """End the attempt: the connection when another request may follow on it, else None and it is closed."""
+        if self._released:
+            return None
+        self._released = True
+        connection = self._connection
+        if self._uploaded and connection.reusable:
+            connection.rest()
+            return connection
+        connection.abort()
+        return None

@@ -1,0 +1,263 @@
+"""One connection to an upstream, one request at a time; what it says is read strictly or not at all."""
+
+import asyncio
+import socket
+from typing import cast
+
+from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamUnreachable
+from gateway.exchange import Moment
+from gateway.wire.chunks import ChunkedReader
+from gateway.wire.heads import HeadError, ResponseHead, parse_response
+
+# APIG's own bound for all request headers is 128 KB (API Gateway, "Notes and Constraints"); answers get the same.
+_HEAD_BYTES = 128 * 1024
+# Answer bytes held while the caller is slower than the upstream; above it, reading stops.
+_HIGH_WATER_BYTES = 128 * 1024
+# Informational answers to one request; Go's client stops at a similar number.
+_INTERIMS = 16
+
+_TCP_ESTABLISHED = 1  # first octet of struct tcp_info, linux/tcp.h
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """The transport's other end: collects an answer and wakes the exchange that waits for it."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.writable = True
+        self.closed = False
+        self.opened_at = 0.0
+        self.idle_since = 0.0
+        self.requests = 0
+        self._moment: Moment | None = None
+        self._socket: socket.socket | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.head: ResponseHead | None = None
+        self.ended = False
+        self.fault: UpstreamFailed | None = None
+        self.interims: list[ResponseHead] = []
+        self.tunnel = False
+        self._interim_count = 0
+        self._buffer = b""
+        self._scanned = 0
+        self._arrived: list[bytes] = []
+        self._arrived_bytes = 0
+        self._left = 0
+        self._chunks: ChunkedReader | None = None
+        self._stray = False
+        self._paused = False
+
+    # What an attempt does with it
+
+    def start(self, moment: Moment, *, head_request: bool, upgrade: bool) -> None:
+        """Begin a request: from now on what comes is its answer."""
+        if self.requests:
+            self._reset()
+        self.requests += 1
+        self._moment = moment
+        self._head_request = head_request
+        self._upgrade = upgrade
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def take(self) -> bytes:
+        """Answer bytes that have arrived since the last call, framing removed."""
+        arrived = self._arrived
+        if not arrived:
+            return b""
+        data = arrived[0] if len(arrived) == 1 else b"".join(arrived)
+        arrived.clear()
+        self._arrived_bytes = 0
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+        return data
+
+    @property
+    def drained(self) -> bool:
+        """The answer is complete and taken."""
+        return self.ended and not self._arrived
+
+    @property
+    def reusable(self) -> bool:
+        """Another request may follow on this connection."""
+        head = self.head
+        return (
+            self.ended
+            and not self.closed
+            and not self._stray
+            and self.fault is None
+            and not self.tunnel
+            and head is not None
+            and head.keep_alive
+            and not head.until_close
+        )
+
+    def rest(self) -> None:
+        """The request is over; what comes now, nobody asked for."""
+        self._moment = None
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is dropped."""
+        self._moment = None
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def close(self) -> None:
+        self._moment = None
+        self.closed = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def alive(self) -> bool:
+        """Still established as far as the kernel knows: one system call that spares most stale connections."""
+        if self.closed or self.transport is None or self.transport.is_closing():
+            return False
+        if self._socket is None:
+            return True
+        try:
+            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
+        except OSError:
+            return False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
+        found = transport.get_extra_info("socket")
+        if found is not None and hasattr(socket, "TCP_INFO") and found.family != socket.AF_UNIX:
+            self._socket = found
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        self.transport = None
+        self._socket = None
+        if self._moment is None or self.ended or self.fault is not None:
+            self._wake()
+            return
+        if self.tunnel:
+            self.ended = True
+        elif self.head is None:
+            if self._buffer:
+                self.fault = UpstreamProtocolError(
+                    "The upstream closed the connection in the middle of its response head.",
+                    proxy_status="http_response_incomplete",
+                )
+            else:
+                self.fault = UpstreamUnreachable(
+                    "The upstream closed the connection without an answer.",
+                    proxy_status="connection_terminated",
+                    sent=True,
+                )
+        elif self.head.until_close and error is None:
+            self.ended = True
+        else:
+            self._broken("The upstream's response body was broken off.", "http_response_incomplete")
+        self._wake()
+
+    def eof_received(self) -> bool | None:
+        return None  # close: an upstream that stopped sending has nothing more for us
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        if self._moment is None:
+            self.abort()  # bytes on an idle connection would become the next caller's answer
+            return
+        try:
+            if self.head is None:
+                self._read_heads(data)
+            elif not self.ended:
+                self._read_body(data)
+            else:
+                self._stray = True
+        except HeadError as error:
+            self._broken(f"The upstream's response is not valid HTTP: {error}.", "http_protocol_error")
+            self.closed = True
+            if self.transport is not None:
+                self.transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._moment is not None:
+            self._moment.wake()
+
+    def _broken(self, message: str, proxy_status: str) -> None:
+        if self.fault is None:
+            self.fault = UpstreamProtocolError(message, proxy_status=proxy_status)
+
+    def _read_heads(self, data: bytes) -> None:
+        """Find the final response head, behind any number of informational ones up to a bound."""
+        buffer = self._buffer + data if self._buffer else data
+        while True:
+            end = buffer.find(b"\r\n\r\n", self._scanned)
+            if end < 0 or end > _HEAD_BYTES:
+                if len(buffer) > _HEAD_BYTES:
+                    raise HeadError("the response head is over 128 KiB")
+                if not b"HTTP/1.".startswith(buffer[:7]):
+                    raise HeadError("the status line is malformed")
+                if b"\n\n" in buffer or b"\n\r\n" in buffer.replace(b"\r\n", b""):
+                    raise HeadError("a line of the head does not end in CR LF")
+                self._scanned = max(0, len(buffer) - 3)
+                self._buffer = buffer
+                return
+            self._scanned = 0
+            head = parse_response(buffer[:end], to_head_request=self._head_request)
+            rest = buffer[end + 4 :]
+            if head.status >= 200 or (head.status == 101 and self._upgrade):
+                break
+            if head.status == 101:
+                raise HeadError("101 Switching Protocols that nobody asked for")
+            self._interim_count += 1
+            if self._interim_count > _INTERIMS:
+                raise HeadError("too many informational responses")
+            if head.status != 100:  # 100 Continue is between the upstream and us
+                self.interims.append(head)
+            buffer = rest
+            if not buffer:
+                self._buffer = b""
+                return
+        self._buffer = b""
+        self.head = head
+        if head.status == 101:
+            self.tunnel = True
+        elif head.bodiless or head.content_length == 0:
+            self.ended = True
+            self._stray = bool(rest)
+            return
+        elif head.chunked:
+            self._chunks = ChunkedReader()
+        elif head.content_length is not None:
+            self._left = head.content_length
+        if rest:
+            self._read_body(rest)
+
+    def _read_body(self, data: bytes) -> None:
+        if self._chunks is not None:
+            data = self._chunks.feed(data)
+            if self._chunks.ended:
+                self.ended = True
+                self._stray = bool(self._chunks.rest)
+        elif self._left:
+            if len(data) > self._left:
+                data = data[: self._left]
+                self._stray = True
+            self._left -= len(data)
+            self.ended = not self._left
+        if not data:
+            return
+        self._arrived.append(data)
+        self._arrived_bytes += len(data)
+        if self._arrived_bytes > _HIGH_WATER_BYTES and not self._paused and not self.ended and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()

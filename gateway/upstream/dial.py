@@ -1,0 +1,187 @@
+"""Opening a connection: names, addresses, a forward proxy, TLS; each failure renamed to what it was."""
+
+import asyncio
+import errno
+import socket
+import ssl
+import time
+
+from gateway.errors import Overloaded, UpstreamFailed, UpstreamProtocolError, UpstreamTimeout, UpstreamUnreachable
+from gateway.routes import Connection, UpstreamUrl
+from gateway.upstream.connection import UpstreamConnection
+
+# RFC 8305 section 8: the next address is tried when the one before has been silent this long.
+_NEXT_ADDRESS_SECONDS = 0.25
+_PROXY_HEAD_BYTES = 16 * 1024
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def tls_context(connection: Connection) -> ssl.SSLContext:
+    """Verifies always; TLS 1.2 and newer (API Gateway, "Which TLS Versions Does APIG Support?": 1.2, not 1.3)."""
+    context = ssl.create_default_context(cafile=connection.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def dial(
+    url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None, timeout_seconds: float | None, route: str
+) -> UpstreamConnection:
+    """Connect, through the proxy if there is one, and shake hands, all within ``timeout_seconds``.
+
+    Raises:
+        UpstreamUnreachable: DNS, refused, TLS; nothing was sent.
+        UpstreamTimeout: ``limits.connect`` passed.
+        Overloaded: this process has no file descriptors left.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _dial(url, connection, context)
+    except TimeoutError as error:
+        raise UpstreamTimeout(
+            f"The upstream of route '{route}' did not accept a connection in time (limits.connect).",
+            setting="limits.connect",
+            proxy_status="connection_timeout",
+        ) from error
+
+
+async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None) -> UpstreamConnection:
+    loop = asyncio.get_running_loop()
+    host, port = connection.proxy or connection.address or (url.host, url.port)
+    sock = await _connect(host, port)
+    try:
+        if connection.proxy is not None:
+            await _through_proxy(sock, *(connection.address or (url.host, url.port)))
+        _, protocol = await loop.create_connection(
+            UpstreamConnection, sock=sock, ssl=context, server_hostname=url.host if context is not None else None
+        )
+    except ssl.SSLCertVerificationError as error:
+        raise _unreachable(
+            "The upstream's TLS certificate is not valid for its name or not signed by a known CA (connection.ca).",
+            "tls_certificate_error",
+        ) from error
+    except ssl.SSLError as error:
+        raise _unreachable("The TLS handshake with the upstream failed.", "tls_protocol_error") from error
+    except ConnectionError as error:
+        raise _unreachable(
+            "The upstream closed the connection while it was being opened.", "connection_terminated"
+        ) from error
+    except BaseException:
+        sock.close()
+        raise
+    protocol.opened_at = time.monotonic()
+    return protocol
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    """A connected socket to the first address that answers (RFC 8305, without the waiting for AAAA)."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise _unreachable("The upstream's name could not be resolved.", "dns_error") from error
+    addresses = _interleave([(family, address) for family, _, _, _, address in found])
+    if len(addresses) == 1:
+        try:
+            return await _connect_one(*addresses[0])
+        except OSError as error:
+            raise _refused(error) from error
+    return await _race(addresses)
+
+
+def _interleave(addresses: list[tuple[int, tuple[object, ...]]]) -> list[tuple[int, tuple[object, ...]]]:
+    """Families in turn, the resolver's order kept within each (RFC 8305 section 4)."""
+    first = [address for address in addresses if address[0] == addresses[0][0]]
+    second = [address for address in addresses if address[0] != addresses[0][0]]
+    mixed = []
+    while first or second:
+        if first:
+            mixed.append(first.pop(0))
+        if second:
+            mixed.append(second.pop(0))
+    return mixed
+
+
+async def _connect_one(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _race(addresses: list[tuple[int, tuple[object, ...]]]) -> socket.socket:
+    """Try the addresses, each a little after the one before or at once when it failed; the first to connect wins."""
+    waiting = list(addresses)
+    running: set[asyncio.Task[socket.socket]] = set()
+    last: OSError | None = None
+    try:
+        while waiting or running:
+            if waiting:
+                family, address = waiting.pop(0)
+                running.add(asyncio.create_task(_connect_one(family, address), name="upstream-connect"))
+            done, running = await asyncio.wait(
+                running,
+                timeout=_NEXT_ADDRESS_SECONDS if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            winner = None
+            for task in done:
+                try:
+                    sock = task.result()
+                except OSError as error:
+                    last = error
+                    continue
+                if winner is None:
+                    winner = sock
+                else:
+                    sock.close()
+            if winner is not None:
+                return winner
+    finally:
+        for task in running:
+            task.add_done_callback(_close_late)
+            task.cancel()
+    assert last is not None
+    raise _refused(last) from last
+
+
+def _close_late(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _through_proxy(sock: socket.socket, host: str, port: int) -> None:
+    """Ask the forward proxy for a tunnel (RFC 9110 section 9.3.6)."""
+    loop = asyncio.get_running_loop()
+    name = f"[{host}]" if ":" in host else host
+    await loop.sock_sendall(sock, f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode("ascii"))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        # Byte by byte at the end, so that nothing of what follows the head is taken from the tunnel.
+        data = await loop.sock_recv(sock, 1)
+        if not data or len(head) > _PROXY_HEAD_BYTES:
+            raise _unreachable("The forward proxy closed the connection (connection.proxy).", "connection_terminated")
+        head += data
+    status = head.split(b" ", 2)[1:2]
+    if not head.startswith(b"HTTP/1.") or status != [b"200"]:
+        raise _unreachable("The forward proxy refused the tunnel (connection.proxy).", "connection_refused")
+
+
+def _refused(error: OSError) -> UpstreamFailed | Overloaded:
+    if error.errno in _NO_DESCRIPTORS:
+        return Overloaded("The gateway has no file descriptors left (ulimit -n).", retry_after_seconds=1)
+    if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}:
+        return _unreachable("There is no network path to the upstream.", "destination_ip_unroutable")
+    return _unreachable("The upstream refused the connection.", "connection_refused")
+
+
+def _unreachable(message: str, proxy_status: str) -> UpstreamUnreachable:
+    return UpstreamUnreachable(message, proxy_status=proxy_status, sent=False)
+
+
+__all__ = ["UpstreamProtocolError", "dial", "tls_context"]

@@ -1,0 +1,131 @@
+"""Kept connections, per upstream: used last first, closed when idle long, when old, or when they spoke unasked."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from gateway.exchange import Exchange, Phase
+from gateway.outbound import Outbound
+from gateway.routes import Connection, Route, UpstreamUrl
+from gateway.upstream.attempt import Attempt
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.dial import dial, tls_context
+from gateway.wire.heads import ResponseHead
+
+# Shorter than the 60 s after which nginx, and so API Gateway, closes an idle connection: the side that closes first
+# decides the race between a close and a request.
+_IDLE_SECONDS = 30.0
+# A connection in constant use is still replaced, so that a changed DNS answer is followed.
+_LIFE_SECONDS = 300.0
+# Idle connections kept at most; how many can be busy is bounded by the process's and the route's in_flight.
+_IDLE_CONNECTIONS = 512
+# Below this the kernel has hardly had time to hear a FIN that the event loop has not.
+_CHECK_AFTER_SECONDS = 0.05
+
+
+class Upstream:
+    """One place to send to: a URL's origin and how it is reached."""
+
+    def __init__(self, url: UpstreamUrl, connection: Connection) -> None:
+        self.url = url
+        self.label = f"{url.scheme}://{url.authority}"
+        self.clock_skew_seconds = 0.0
+        self.busy = 0
+        self._connection = connection
+        self._context = tls_context(connection) if url.scheme == "https" else None
+        self._idle: deque[UpstreamConnection] = deque()
+        self._clock: Callable[[], float] = time.monotonic
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    async def send(
+        self, outbound: Outbound, exchange: Exchange, on_interim: Callable[[ResponseHead], None]
+    ) -> tuple[Attempt, ResponseHead]:
+        """Send one attempt and wait for its response head; give the attempt back with ``release``.
+
+        Raises:
+            UpstreamFailed: see ``dial`` and ``Attempt.headed``.
+            BodyTooLarge, BadRequest: the caller's body is at fault; the upstream saw an aborted message.
+        """
+        self.busy += 1
+        attempt = None
+        try:
+            connection = self._take_idle()
+            if connection is None:
+                exchange.phase = Phase.CONNECTING
+                route = outbound.route
+                connection = await dial(
+                    self.url, self._connection, self._context, route.limits.connect_seconds, route.name
+                )
+            attempt = Attempt(connection, outbound, exchange, self._clock)
+            attempt.begin(outbound)
+            return attempt, await attempt.headed(on_interim)
+        except BaseException:
+            self.busy -= 1
+            if attempt is not None:
+                attempt.release()
+            raise
+
+    def release(self, attempt: Attempt) -> None:
+        """The attempt is over, however it ended: its connection is kept if another request may follow."""
+        self.busy -= 1
+        connection = attempt.release()
+        if connection is None:
+            return
+        now = self._clock()
+        if now - connection.opened_at > _LIFE_SECONDS:
+            connection.close()
+            return
+        connection.idle_since = now
+        self._idle.append(connection)
+        if len(self._idle) > _IDLE_CONNECTIONS:
+            self._idle.popleft().close()
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for long; the oldest stand first."""
+        idle = self._idle
+        while idle and (idle[0].closed or now - idle[0].idle_since > _IDLE_SECONDS):
+            idle.popleft().close()
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take_idle(self) -> UpstreamConnection | None:
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.closed:
+                continue
+            if self._clock() - connection.idle_since < _CHECK_AFTER_SECONDS or connection.alive():
+                return connection
+            connection.close()
+        return None
+
+
+class Upstreams:
+    """All upstreams of a configuration; routes with the same origin and connection share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, int, str, Connection], Upstream] = {}
+
+    def of(self, route: Route) -> Upstream:
+        url = route.upstream
+        key = (url.scheme, url.host, url.port, url.authority, route.connection)
+        upstream = self._known.get(key)
+        if upstream is None:
+            upstream = self._known[key] = Upstream(url, route.connection)
+        return upstream
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._known.values())
+
+    def sweep(self, now: float) -> None:
+        for upstream in self._known.values():
+            upstream.sweep(now)
+
+    def close(self) -> None:
+        for upstream in self._known.values():
+            upstream.close()

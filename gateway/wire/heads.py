@@ -1,0 +1,287 @@
+"""Request and response heads, read to the letter of RFC 9112.
+
+Whatever has two readings is refused: bare CR or LF, folded lines, control bytes, white space before the
+colon, more than one Content-Length, any framing but exactly one of Content-Length and ``chunked``.
+"""
+
+import re
+from typing import Final
+
+from gateway.errors import BadPath, BadRequest, MethodNotAllowed
+from gateway.headers import TOKEN, Names, named_in_connection, without
+
+# Every byte that may stand in a head besides CR and LF, which are counted: field-vchar, SP, HTAB, obs-text.
+_ALLOWED: Final = bytes(byte for byte in range(256) if byte in b"\t\r\n" or (byte >= 0x20 and byte != 0x7F))
+
+_REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_METHOD = re.compile(rb"[A-Z][A-Z0-9_-]{0,31}")
+# RFC 3986 section 3.2.2 and 3.2.3; an empty host is no use to anybody here.
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})(?::[0-9]{0,5})?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+_REQUEST_NAMES = Names(response=False)
+_RESPONSE_NAMES = Names(response=True)
+
+
+class HeadError(ValueError):
+    """A head that is not HTTP; the message says why in words that quote nothing of it."""
+
+
+class FieldBlock:
+    """Header fields: the lines that cross, as they came, and the values we need to know.
+
+    ``lines`` are end-to-end, ``forwarded`` cross only where the route says so, ``noted`` maps lower-case names to
+    values (repetitions joined with a comma), ``repeated`` names those of them that came more than once.
+    """
+
+    __slots__ = ("forwarded", "lines", "noted", "repeated")
+
+    def __init__(self, head_lines: list[bytes], names: Names) -> None:
+        self.lines: list[bytes] = []
+        self.forwarded: list[bytes] = []
+        self.noted: dict[bytes, bytes] = {}
+        self.repeated: set[bytes] | None = None
+        known, lines, noted = names.get, self.lines, self.noted
+        for line in head_lines:
+            raw_name, colon, value = line.partition(b":")
+            verdict = known(raw_name) or names.learn(raw_name)
+            if verdict is None or not colon:
+                raise HeadError("a header line has no valid name before its colon (RFC 9112 section 5)")
+            name, kind = verdict
+            if not kind:
+                lines.append(line)
+                continue
+            if kind & 1:
+                value = value.strip(b" \t")
+                if name in noted:
+                    if self.repeated is None:
+                        self.repeated = set()
+                    self.repeated.add(name)
+                    noted[name] += b", " + value
+                else:
+                    noted[name] = value
+            if kind & 4:
+                self.forwarded.append(line)
+            elif not kind & 2:
+                lines.append(line)
+        connection = noted.get(b"connection")
+        if connection is not None:
+            named = named_in_connection(connection)
+            if named:
+                self.lines = without(lines, named)
+                self.forwarded = without(self.forwarded, named)
+
+    def came_twice(self, name: bytes) -> bool:
+        return self.repeated is not None and name in self.repeated
+
+
+def _split(head: bytes) -> list[bytes]:
+    """The lines of a head; refuses bytes that no line may hold.
+
+    Raises:
+        HeadError: control bytes, or CR and LF that do not come as a pair.
+    """
+    if head.translate(None, _ALLOWED):
+        raise HeadError("a control byte in the head")
+    lines = head.split(b"\r\n")
+    ends = len(lines) - 1
+    if head.count(b"\n") != ends or head.count(b"\r") != ends:
+        raise HeadError("a line of the head does not end in CR LF (RFC 9112 section 2.2)")
+    return lines
+
+
+class RequestHead:
+    """A request head that was found whole and unambiguous."""
+
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "expects_continue",
+        "fields",
+        "keep_alive",
+        "method",
+        "minor",
+        "raw_path",
+        "raw_query",
+        "websocket",
+    )
+
+    method: str
+    raw_path: str
+    raw_query: str | None
+    minor: int
+    fields: FieldBlock
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    expects_continue: bool
+    websocket: bool
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """Read a request head, without its final empty line.
+
+    Raises:
+        BadRequest: malformed or ambiguous (400), a transfer coding or method we do not have (501), not HTTP/1.x (505),
+            an expectation we cannot meet (417).
+        BadPath: the target is not a path.
+        MethodNotAllowed: CONNECT or TRACE.
+    """
+    try:
+        lines = _split(head)
+        request = RequestHead()
+        _read_request_line(lines[0], request)
+        del lines[0]
+        request.fields = fields = FieldBlock(lines, _REQUEST_NAMES)
+    except HeadError as error:
+        raise BadRequest(f"The request is malformed: {error}.") from None
+    noted = fields.noted
+    host = noted.get(b"host")
+    if host is None:
+        if request.minor:
+            raise BadRequest("The request has no Host field (RFC 9112 section 3.2).")
+    elif fields.came_twice(b"host") or _AUTHORITY.fullmatch(host) is None:
+        raise BadRequest("The request's Host field is repeated or is not a host (RFC 9112 section 3.2).")
+    _read_framing(request, noted, fields)
+    _read_connection(request, noted)
+    return request
+
+
+def _read_request_line(line: bytes, request: RequestHead) -> None:
+    found = _REQUEST_LINE.fullmatch(line)
+    if found is None:
+        raise HeadError("the first line is not 'METHOD target HTTP/1.1' (RFC 9112 section 3)")
+    method, target, major, minor = found.groups()
+    if major != b"1" or minor not in b"01":
+        raise BadRequest("This gateway speaks HTTP/1.1 and HTTP/1.0.", status=505)
+    if _METHOD.fullmatch(method) is None:
+        if TOKEN.fullmatch(method) is None:
+            raise HeadError("the method is not a token (RFC 9110 section 9.1)")
+        raise BadRequest("Methods are upper case and at most 32 characters.", status=501)
+    request.minor = 1 if minor == b"1" else 0
+    request.method = method.decode("ascii")
+    if request.method in {"CONNECT", "TRACE"}:
+        raise MethodNotAllowed(f"{request.method} is not available here: this is a gateway to configured upstreams.")
+    if target[0] != 0x2F:
+        target = _path_of_absolute(target)
+    path, mark, query = target.decode("latin-1").partition("?")
+    request.raw_path = path
+    request.raw_query = query if mark else None
+
+
+def _path_of_absolute(target: bytes) -> bytes:
+    """The origin form of an absolute-form target (RFC 9112 section 3.2.2); its authority has no say here."""
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in {b"http", b"https"}:
+        raise BadPath("The request target must be a path that starts with '/', or an http URL.")
+    end = min((at for at in (rest.find(b"/"), rest.find(b"?"), rest.find(b"#")) if at >= 0), default=len(rest))
+    if _AUTHORITY.fullmatch(rest[:end]) is None:
+        raise BadPath("The request target's host is not a host.")
+    path = rest[end:]
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def _read_framing(request: RequestHead, noted: dict[bytes, bytes], fields: FieldBlock) -> None:
+    """Exactly one of Content-Length and ``Transfer-Encoding: chunked``, or neither (RFC 9112 section 6)."""
+    length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
+    request.content_length, request.chunked = None, False
+    if coding is not None:
+        if length is not None:
+            raise BadRequest("Content-Length and Transfer-Encoding together are ambiguous (RFC 9112 section 6.1).")
+        if not request.minor:
+            raise BadRequest("HTTP/1.0 has no Transfer-Encoding (RFC 9112 section 6.1).")
+        if coding.lower() != b"chunked" or fields.came_twice(b"transfer-encoding"):
+            codings = [part.strip().lower() for part in coding.split(b",")]
+            final_only = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
+            raise BadRequest(
+                "The only Transfer-Encoding taken here is 'chunked', once; encode the content with Content-Encoding.",
+                status=501 if final_only else 400,
+            )
+        request.chunked = True
+    elif length is not None:
+        if _LENGTH.fullmatch(length) is None or fields.came_twice(b"content-length"):
+            raise BadRequest("Content-Length must be one decimal number (RFC 9112 section 6.2).")
+        request.content_length = int(length)
+
+
+def _read_connection(request: RequestHead, noted: dict[bytes, bytes]) -> None:
+    connection = noted.get(b"connection")
+    request.websocket = False
+    if connection is None:
+        request.keep_alive = request.minor == 1
+    else:
+        tokens = {token.strip() for token in connection.lower().split(b",")}
+        request.keep_alive = b"close" not in tokens and (request.minor == 1 or b"keep-alive" in tokens)
+        if b"upgrade" in tokens and request.method == "GET" and request.minor:
+            request.websocket = (
+                noted.get(b"upgrade", b"").lower() == b"websocket"
+                and noted.get(b"sec-websocket-version") == b"13"
+                and b"sec-websocket-key" in noted
+                and not request.chunked
+                and not request.content_length
+            )
+    expect = noted.get(b"expect")
+    request.expects_continue = False
+    if expect is not None and request.minor:
+        if expect.lower() != b"100-continue":
+            raise BadRequest("The only expectation met here is 100-continue (RFC 9110 section 10.1.1).", status=417)
+        request.expects_continue = request.chunked or bool(request.content_length)
+
+
+class ResponseHead:
+    """A response head that was found whole and unambiguous.
+
+    ``content_length`` is what was announced; ``until_close`` means that only the end of the connection ends the body.
+    """
+
+    __slots__ = ("bodiless", "chunked", "content_length", "fields", "keep_alive", "reason", "status", "until_close")
+
+    status: int
+    reason: bytes
+    fields: FieldBlock
+    content_length: int | None
+    chunked: bool
+    bodiless: bool
+    until_close: bool
+    keep_alive: bool
+
+
+def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
+    """Read a response head, without its final empty line.
+
+    Raises:
+        HeadError: not HTTP/1.x, malformed, or framed ambiguously.
+    """
+    lines = _split(head)
+    found = _STATUS_LINE.fullmatch(lines[0])
+    if found is None:
+        raise HeadError("the status line is malformed")
+    minor, status, reason = found.groups()
+    response = ResponseHead()
+    response.status = int(status)
+    response.reason = reason or b""
+    del lines[0]
+    response.fields = fields = FieldBlock(lines, _RESPONSE_NAMES)
+    noted = fields.noted
+    length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
+    response.content_length, response.chunked = None, False
+    if coding is not None:
+        if length is not None or minor == b"0":
+            raise HeadError("Transfer-Encoding beside Content-Length or in HTTP/1.0")
+        if coding.lower() != b"chunked" or fields.came_twice(b"transfer-encoding"):
+            raise HeadError("a Transfer-Encoding other than chunked")
+        response.chunked = True
+    elif length is not None:
+        if _LENGTH.fullmatch(length) is None or fields.came_twice(b"content-length"):
+            raise HeadError("a Content-Length that is not one decimal number")
+        response.content_length = int(length)
+    response.bodiless = to_head_request or response.status < 200 or response.status in {204, 304}
+    response.until_close = not response.bodiless and not response.chunked and response.content_length is None
+    connection = noted.get(b"connection")
+    if connection is None:
+        response.keep_alive = minor == b"1"
+    else:
+        tokens = {token.strip() for token in connection.lower().split(b",")}
+        response.keep_alive = b"close" not in tokens and (minor == b"1" or b"keep-alive" in tokens)
+    return response

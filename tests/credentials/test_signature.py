@@ -1,0 +1,199 @@
+"""The two kinds that sign: what is covered, how bodies enter, and when a key is held back."""
+
+import hashlib
+
+import pytest
+from pydantic import ValidationError
+
+from gateway import signing
+from gateway.config.secrets import SecretStore
+from gateway.credentials.aksk_signature import AkSkSignature
+from gateway.credentials.app_signature import AppSignature
+from gateway.errors import CredentialUnavailable
+from gateway.outbound import Outbound
+from gateway.secret import Secret
+
+from .fakes import NO_DEADLINE, START, Clock, FakeBody, added, outbound, refusal, services
+
+ENVIRON = {"KEY": "the-key", "SECRET": "the-secret", "TOKEN": "the-token"}
+
+
+def app_signature(clock: Clock, payload: str = "auto") -> AppSignature:
+    settings = AppSignature.Settings.model_validate(
+        {"kind": "app_signature", "app_key": {"env": "KEY"}, "app_secret": {"env": "SECRET"}, "payload": payload},
+        context={"environ": ENVIRON, "secrets": SecretStore()},
+    )
+    return AppSignature("mine", settings, services(clock))
+
+
+def secret_of(credential: AppSignature) -> Secret:
+    settings = credential.settings
+    assert isinstance(settings, AppSignature.Settings)
+    return settings.app_secret
+
+
+def verify(request: Outbound, payload_hash: str) -> None:
+    """Recompute the signature of the request from what leaves, over the headers it says are signed."""
+    sent = {name.decode().lower(): value.decode() for name, value in request.fields}
+    sent["host"] = request.authority
+    names = sent["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
+    canonical, signed_headers = signing.canonical_request(
+        request.method, request.path, request.query or "", [(name, sent[name]) for name in names], payload_hash
+    )
+    signature = signing.signature("the-secret", signing.string_to_sign(sent["x-sdk-date"], canonical))
+    assert sent["authorization"] == signing.authorization("the-key", signed_headers, signature)
+
+
+@pytest.mark.parametrize(
+    ("payload", "body", "unsigned", "buffered_up_to"),
+    [
+        pytest.param("auto", FakeBody(), False, -1, id="auto, no body"),
+        pytest.param("auto", FakeBody(b"x" * 10, replay_bytes=10), False, 10, id="auto, fits"),
+        pytest.param("auto", FakeBody(b"x" * 11, replay_bytes=10), True, 10, id="auto, does not fit"),
+        pytest.param("auto", FakeBody(b"x" * 10, chunked=True, replay_bytes=10), False, 10, id="auto, chunked, fits"),
+        pytest.param("auto", FakeBody(b"", chunked=True), False, 1024, id="auto, chunked and empty"),
+        pytest.param("hash", FakeBody(), False, -1, id="hash, no body"),
+        pytest.param("hash", FakeBody(b"x" * 5000, replay_bytes=10), False, 5000, id="hash, large"),
+        pytest.param("unsigned", FakeBody(), False, -1, id="unsigned, no body"),
+        pytest.param("unsigned", FakeBody(b"x"), True, -1, id="unsigned, never buffers"),
+        pytest.param("unsigned", FakeBody(b"x", chunked=True), True, 0, id="unsigned, chunked"),
+        pytest.param("unsigned", FakeBody(b"", chunked=True), False, 0, id="unsigned, chunked and empty"),
+    ],
+)
+async def test_how_bodies_enter(payload: str, body: FakeBody, unsigned: bool, buffered_up_to: int) -> None:
+    """Hashed or announced as unsigned as configured; an empty body never comes with a content hash header."""
+    request = outbound(body)
+
+    await app_signature(Clock(), payload).authorize(request, NO_DEADLINE)
+
+    assert added(request).get("X-Sdk-Content-Sha256") == ("UNSIGNED-PAYLOAD" if unsigned else None)
+    assert body.buffered_up_to == buffered_up_to
+    verify(request, "UNSIGNED-PAYLOAD" if unsigned else hashlib.sha256(body.content).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("stages", "signed"),
+    [
+        pytest.param([(b"X-Stage", b"RELEASE")], True, id="one"),
+        pytest.param([(b"x-stage", b"RELEASE")], True, id="any case"),
+        pytest.param([], False, id="none"),
+        pytest.param([(b"X-Stage", b"A"), (b"x-stage", b"B")], False, id="two, which signers read differently"),
+        pytest.param([(b"X-Stage", b"")], False, id="empty"),
+        pytest.param([(b"X-Stage", b"failed to reach the limit")], False, id="white space"),
+        pytest.param([(b"X-Stage", b"\xe9")], False, id="outside ASCII"),
+        pytest.param([(b"X_Stage", b"A")], False, id="another name"),
+    ],
+)
+async def test_stage(stages: list[tuple[bytes, bytes]], signed: bool) -> None:
+    """X-Stage is covered where exactly one plain value leaves."""
+    request = outbound(fields=list(stages))
+
+    await app_signature(Clock()).authorize(request, NO_DEADLINE)
+
+    assert (b";x-stage" in dict(request.fields)[b"Authorization"]) is signed
+    verify(request, hashlib.sha256(b"{}").hexdigest())
+
+
+async def test_temporary_keys() -> None:
+    """The security token and the project leave, and are covered."""
+    settings = AkSkSignature.Settings.model_validate(
+        {
+            "kind": "aksk_signature",
+            "access_key": {"env": "KEY"},
+            "secret_key": {"env": "SECRET"},
+            "security_token": {"env": "TOKEN"},
+            "project_id": "p1",
+        },
+        context={"environ": ENVIRON},
+    )
+    request = outbound()
+
+    await AkSkSignature("mine", settings, services(Clock())).authorize(request, NO_DEADLINE)
+
+    assert added(request)["X-Security-Token"] == "the-token"
+    assert added(request)["X-Project-Id"] == "p1"
+    assert "SignedHeaders=host;x-project-id;x-sdk-date;x-security-token," in added(request)["Authorization"]
+    verify(request, hashlib.sha256(b"{}").hexdigest())
+
+
+@pytest.mark.parametrize("project_id", ["", "a b", "a\n", "é"])
+def test_a_project_that_cannot_be_a_header(project_id: str) -> None:
+    """What would break the header is a problem of the file."""
+    with pytest.raises(ValidationError):
+        AkSkSignature.Settings.model_validate(
+            {
+                "kind": "aksk_signature",
+                "access_key": {"env": "KEY"},
+                "secret_key": {"env": "SECRET"},
+                "project_id": project_id,
+            },
+            context={"environ": ENVIRON},
+        )
+
+
+async def test_clock_skew() -> None:
+    """The date is the upstream's time, not ours."""
+    request = outbound(clock_skew_seconds=3600.0)
+
+    await app_signature(Clock()).authorize(request, NO_DEADLINE)
+
+    assert added(request)["X-Sdk-Date"] == "20231114T231320Z"
+    assert START == 1_700_000_000.0  # 2023-11-14T22:13:20Z
+
+
+async def test_no_query() -> None:
+    """A request without a query is signed with an empty one."""
+    request = outbound(query=None)
+
+    await app_signature(Clock()).authorize(request, NO_DEADLINE)
+
+    verify(request, hashlib.sha256(b"{}").hexdigest())
+
+
+async def test_a_locked_key_is_held() -> None:
+    """Nothing is sent for 5 minutes, the reason and the time are told, and then it goes on."""
+    clock = Clock()
+    credential = app_signature(clock)
+
+    assert not await credential.refused(outbound(), refusal("auth_locked"), NO_DEADLINE)
+    await clock.advance(100)
+    with pytest.raises(CredentialUnavailable, match="locked") as caught:
+        await credential.authorize(outbound(), NO_DEADLINE)
+    assert caught.value.retry_after_seconds == pytest.approx(200)
+    assert not credential.state().usable
+    await clock.advance(200)
+
+    await credential.authorize(outbound(), NO_DEADLINE)
+    assert credential.state().usable
+
+
+async def test_refused_signatures_in_a_row() -> None:
+    """The fourth refusal without a success between holds the key, before the upstream locks it."""
+    clock = Clock()
+    credential = app_signature(clock)
+    for _ in range(3):
+        assert not await credential.refused(outbound(), refusal("auth_signature"), NO_DEADLINE)
+    credential.accepted(outbound())
+    for _ in range(3):
+        await credential.refused(outbound(), refusal("auth_signature"), NO_DEADLINE)
+        await credential.refused(outbound(), refusal("auth_clock"), NO_DEADLINE)
+    await credential.authorize(outbound(), NO_DEADLINE)
+
+    await credential.refused(outbound(), refusal("auth_signature"), NO_DEADLINE)
+
+    with pytest.raises(CredentialUnavailable, match="in a row"):
+        await credential.authorize(outbound(), NO_DEADLINE)
+
+
+async def test_a_changed_secret_lifts_the_hold() -> None:
+    """Whoever rotates the secret does not wait, and the new one is used."""
+    credential = app_signature(Clock())
+    await credential.refused(outbound(), refusal("auth_locked"), NO_DEADLINE)
+    secret_of(credential).replace("another")
+    request, reference = outbound(), outbound()
+    await app_signature(Clock()).authorize(reference, NO_DEADLINE)
+
+    await credential.authorize(request, NO_DEADLINE)
+
+    assert credential.state().usable
+    assert added(request)["Authorization"] != added(reference)["Authorization"]
