@@ -27,6 +27,7 @@ $(INSTALLED): pyproject.toml
 
 .PHONY: setup
 setup: $(INSTALLED) ## make .venv and install everything into it
+	@echo "$(VENV) is ready; the command is $(BIN)/modelarts-gateway"
 
 .PHONY: demo
 demo: $(INSTALLED) ## gateway and simulator together: one request per credential kind, then yours
@@ -60,6 +61,10 @@ lock: $(INSTALLED) ## write requirements/*.txt anew: exact versions and hashes f
 .PHONY: image
 image: ## build the container image; IMAGE=name:tag, BASE_IMAGE=... for another base
 	docker build --tag $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+
+.PHONY: image-test
+image-test: ## build the image and try it: read-only, no capabilities, no network; DOCKER=podman for another engine
+	IMAGE='$(IMAGE)' BUILD_ARGS='$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)' .ci/image-test
 
 .PHONY: clean
 clean: ## remove what these targets made

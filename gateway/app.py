@@ -1,6 +1,7 @@
 """One process's gateway, assembled from a configuration: what is opened here is closed here."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -72,9 +73,7 @@ class Gateway:
         config = self.config
         self._now = time.monotonic
         self._access_log = AccessLog(self._access_log_fd)
-        self.metrics = Metrics(
-            __version__, (), (), gauges=self._gauges, wall=time.time, monotonic=time.monotonic
-        )
+        self.metrics = Metrics(__version__, (), (), gauges=self._gauges, wall=time.time, monotonic=time.monotonic)
         self._services = Services(time.time, time.monotonic, asyncio.sleep, self.metrics.refreshed)
         self._nothing = credentials.create(
             "-", credentials.kinds()[_NO_CREDENTIAL].Settings(kind=_NO_CREDENTIAL), self._services
@@ -141,9 +140,7 @@ class Gateway:
     async def reload(self) -> bool:
         """Take the file as it is now, all or nothing; false when it was refused."""
         try:
-            config = await asyncio.to_thread(
-                load, self.config.path, credentials.kinds(), previous=self.config.secrets
-            )
+            config = await asyncio.to_thread(load, self.config.path, credentials.kinds(), previous=self.config.secrets)
             problems = _needs_restart(self.config, config)
         except ConfigProblems as error:
             problems = tuple(str(problem) for problem in error.problems)
@@ -290,7 +287,7 @@ class Gateway:
         log.info("draining: no new connections, %d requests are finishing", self.proxy.in_flight)
         until = None if process.drain_seconds is None else self._now() + process.drain_seconds
         while self.proxy.in_flight and (until is None or self._now() < until):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(SWEEP_SECONDS)
         return self.proxy.in_flight
 
     async def close(self) -> None:
@@ -309,7 +306,8 @@ class Gateway:
         self._upstreams.close()
         self._access_log.close()
         if self.config.listen.unix_path is not None:
-            Path(self.config.listen.unix_path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(self.config.listen.unix_path)
 
 
 def _bounds(config: Config) -> Bounds:

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ class Moment:
 
     def wake(self) -> None:
         future = self._future
-        if future is not None and not future.done():
-            future.set_result(None)
-
-    async def wait(self) -> None:
-        self._future = self._loop.create_future()
-        try:
-            await self._future
-        finally:
+        if future is not None:
             self._future = None
+            if not future.done():
+                future.set_result(None)
+
+    def wait(self) -> asyncio.Future[None]:
+        """To be awaited at once, by one story."""
+        self._future = future = self._loop.create_future()
+        return future
 
 
 class Phase(enum.IntEnum):
@@ -53,72 +54,39 @@ class Exchange:
     Instants are ``time.monotonic()`` seconds (uvloop's own clock counts milliseconds only); bytes count bodies only, chunk framing left out.
     """
 
-    __slots__ = (
-        "arrived",
-        "attempts",
-        "body_mode",
-        "caller",
-        "counted",
-        "deadline",
-        "deadline_setting",
-        "error",
-        "expired",
-        "first_byte_limit_seconds",
-        "first_byte_seconds",
-        "head_sent",
-        "idle_seconds",
-        "idle_since",
-        "method",
-        "moment",
-        "moved",
-        "outcome",
-        "path",
-        "phase",
-        "request_bytes",
-        "request_id",
-        "response_bytes",
-        "route",
-        "sent_at",
-        "status",
-        "story",
-        "upstream_class",
-        "upstream_request_id",
-        "upstream_status",
-        "waits_for_caller",
-    )
+    # Most requests leave most of these as they are, so they stand on the class.
+    caller = ""  # name from the configuration
+    route = "-"  # name from the configuration; "-" matched none
+    status = 0  # of the head that was sent; 499 when the caller left before it
+    outcome = ""  # complete | cut | caller_left
+    error = ""  # the error_code of our own error
+    upstream_status = 0
+    upstream_request_id = ""
+    upstream_class = ""  # metric_label of the upstream-errors table
+    attempts = 0
+    body_mode = "none"  # none | streamed | memory | file
+    request_bytes = 0
+    response_bytes = 0
+    first_byte_seconds = -1.0  # request sent to response head; negative: no head came
+    first_byte_limit_seconds = math.inf
+    sent_at = 0.0
+    head_sent = False
+    phase = Phase.RECEIVING
+    deadline = math.inf
+    deadline_setting = "limits.deadline"
+    idle_seconds = math.inf
+    moved = False  # body bytes moved since the last sweep
+    waits_for_caller = False  # the next thing needed is body bytes from the caller
+    counted = False  # in_flight counted
+    expired: "GatewayError | None" = None  # why the sweep ended the story
+    story: "asyncio.Task[None] | None" = None
 
     def __init__(self, moment: Moment, arrived: float, request_id: str, method: str, path: str) -> None:
         self.moment = moment
-        self.arrived = arrived  # the request head was complete
+        self.arrived = self.idle_since = arrived  # the request head was complete
         self.request_id = request_id
         self.method = method
         self.path = path  # as sent, no query
-        self.caller = ""  # name from the configuration
-        self.route = "-"  # name from the configuration; "-" matched none
-        self.status = 0  # of the head that was sent; 499 when the caller left before it
-        self.outcome = ""  # complete | cut | caller_left
-        self.error = ""  # the error_code of our own error
-        self.upstream_status = 0
-        self.upstream_request_id = ""
-        self.upstream_class = ""  # metric_label of the upstream-errors table
-        self.attempts = 0
-        self.body_mode = "none"  # none | streamed | memory | file
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.first_byte_seconds = -1.0  # request sent to response head; negative: no head came
-        self.sent_at = 0.0
-        self.head_sent = False
-        self.phase = Phase.RECEIVING
-        self.deadline = float("inf")
-        self.deadline_setting = "limits.deadline"
-        self.first_byte_limit_seconds = float("inf")
-        self.idle_seconds = float("inf")
-        self.idle_since = arrived
-        self.moved = False  # body bytes moved since the last sweep
-        self.waits_for_caller = False  # the next thing needed is body bytes from the caller
-        self.counted = False  # in_flight counted
-        self.expired: GatewayError | None = None  # why the sweep ended the story
-        self.story: asyncio.Task[None] | None = None
 
     def expire(self, error: "GatewayError") -> None:
         """End the story from outside with ``error``; the first reason stays."""

@@ -84,7 +84,7 @@ _NOTED_REQUEST = frozenset(
 
 # In answers: ours to write, or not the upstream's to claim.
 _RESPONSE_REWRITTEN = frozenset({b"content-length", b"proxy-status", b"x-gateway-request-id"})
-_RESPONSE_NOTED = frozenset({b"x-request-id", b"date", b"vary", b"content-type", b"content-encoding"})
+_RESPONSE_NOTED = frozenset({b"x-request-id", b"date", b"server"})
 
 _REMEMBERED_NAMES = 2048
 

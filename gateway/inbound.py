@@ -3,6 +3,7 @@
 Two small protocols. The door that makes them can be replaced without touching the story.
 """
 
+import asyncio
 from typing import NamedTuple, Protocol
 
 from gateway.exchange import Moment
@@ -46,9 +47,12 @@ class Inbound(Protocol):
     """One request as it came in; read-only."""
 
     head: RequestHead
-    body: BodySource
     peer: Peer
-    arrived: float  # loop time at which the head was complete
+    arrived: float  # the instant at which the head was complete
+    story: "asyncio.Task[None] | None"  # the task that this request's story runs in
+
+    @property
+    def body(self) -> BodySource: ...
 
 
 class Answer(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -53,7 +53,7 @@ class Bounds:
     keep_alive_seconds: float | None = 75.0
 
 
-Story = Callable[[Inbound, Answer], Awaitable[None]]
+Story = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]
 Refused = Callable[[GatewayError, str], str]  # told of requests without a story; gives the request id
 
 
@@ -140,13 +140,14 @@ class CallerBody:
 class CallerInbound:
     """One request (``inbound.Inbound``)."""
 
-    __slots__ = ("arrived", "body", "head", "peer")
+    __slots__ = ("arrived", "body", "head", "peer", "story")
 
     def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float) -> None:
         self.head = head
         self.body = body
         self.peer = peer
         self.arrived = arrived
+        self.story: asyncio.Task[None] | None = None
 
 
 class CallerAnswer:
@@ -405,7 +406,9 @@ class CallerConnection(asyncio.Protocol):
         """A head that is not whole yet: refuse what cannot become one, and what is too long."""
         if limit_bytes is not None and len(buffer) > limit_bytes:
             if b"\r\n" not in buffer[:limit_bytes]:
-                self._refuse(UriTooLong("The request line is too long (process.head_bytes).", setting="process.head_bytes"))
+                self._refuse(
+                    UriTooLong("The request line is too long (process.head_bytes).", setting="process.head_bytes")
+                )
             else:
                 self._refuse(
                     HeadersTooLarge("The request head is too large (process.head_bytes).", setting="process.head_bytes")
@@ -432,14 +435,14 @@ class CallerConnection(asyncio.Protocol):
             return
         moment = Moment(self._loop)
         body = CallerBody(self, head, moment)
-        self._inbound = CallerInbound(head, body, self._peer, time.monotonic())
-        self._answer = CallerAnswer(self)
+        self._inbound = inbound = CallerInbound(head, body, self._peer, time.monotonic())
+        self._answer = answer = CallerAnswer(self)
         if rest:
             if body.received:
                 self._buffer = rest
             else:
                 self._feed(rest)
-        self._story = self._loop.create_task(self._listener.story(self._inbound, self._answer))  # type: ignore[arg-type]
+        self._story = inbound.story = self._loop.create_task(self._listener.story(inbound, answer))
 
     def _feed(self, data: bytes) -> None:
         assert self._inbound is not None
@@ -514,7 +517,9 @@ class CallerConnection(asyncio.Protocol):
             if bounds.head_seconds is not None and waited > bounds.head_seconds:
                 if self._buffer:
                     self._refuse(
-                        RequestTimeout("The request head did not arrive in time (process.head).", setting="process.head")
+                        RequestTimeout(
+                            "The request head did not arrive in time (process.head).", setting="process.head"
+                        )
                     )
                 else:
                     self._finish(linger=False)
@@ -602,7 +607,9 @@ def _peer(transport: asyncio.BaseTransport) -> Peer:
 def _certificate_names(certificate: dict[str, Any]) -> tuple[str, ...]:  # Any: ssl's own nested tuples
     """URI and DNS names, then the common name, of a certificate that TLS has verified."""
     alternatives = [(str(kind), str(name)) for kind, name in certificate.get("subjectAltName", ())]
-    names = [name for kind, name in alternatives if kind == "URI"] + [name for kind, name in alternatives if kind == "DNS"]
+    names = [name for kind, name in alternatives if kind == "URI"] + [
+        name for kind, name in alternatives if kind == "DNS"
+    ]
     for relative in certificate.get("subject", ()):
         names += [str(value) for key, value in relative if key == "commonName"]
     return tuple(names)

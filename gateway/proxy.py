@@ -6,9 +6,9 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway import cors, retry
 from gateway.admission import Admission, Gate, verdict
@@ -34,8 +34,9 @@ from gateway.errors import (
 from gateway.exchange import Exchange, Phase
 from gateway.headers import field_line
 from gateway.inbound import Answer, Inbound, Lines
-from gateway.outbound import prepare
-from gateway.routes import Match, RouteTable, check_method
+from gateway.outbound import Outbound, prepare
+from gateway.refusals import classify
+from gateway.routes import Limits, Match, Route, RouteTable, check_method
 from gateway.upstream import Attempt, Upstream
 from gateway.wire.heads import RequestHead, ResponseHead
 
@@ -65,6 +66,18 @@ class Place:
     upstream: Upstream
     clock: retry.ClockWatch
     gate: Gate
+
+
+class Sending(NamedTuple):
+    """What every attempt of one request has in common."""
+
+    inbound: Inbound
+    answer: Answer
+    exchange: Exchange
+    match: Match
+    place: Place
+    body: Body
+    deadline: Deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,111 +136,115 @@ class Proxy:
         site, head = self.site, inbound.head
         noted = head.fields.noted
         if cors.is_preflight(head):
-            self._answer_preflight(site, head, answer, exchange)                      # 400, 403, 404
+            self._answer_preflight(site, head, answer, exchange)  # 400, 403, 404
             return
-        caller = site.callers.identify(noted.items(), inbound.peer)                   # 401
-        match = site.table.match(head.raw_path)                                       # 400, 404
+        caller = site.callers.identify(noted.items(), inbound.peer)  # 401
+        match = site.table.match(head.raw_path)  # 400, 404
         route = match.route
-        exchange.route = route.name
-        exchange.caller = caller.name if caller is not None else ""
-        self._observer.begin(exchange)
+        self._begin(exchange, route.name, caller)
         origin = noted.get(b"origin")
         if origin is not None:
-            cors.check_origin(route, origin)                                          # 403
-        check_method(route, head.method)                                              # 405
-        site.callers.check(caller, route.name)                                        # 403
-        self._refuse_loop(noted)                                                      # 508
-        deadline = self._begin_deadline(match, inbound, exchange)                     # 400
+            cors.check_origin(route, origin)  # 403
+        check_method(route, head.method)  # 405
+        site.callers.check(caller, route.name)  # 403
+        self._refuse_loop(noted)  # 508
+        deadline = self._begin_deadline(route.limits, inbound, exchange)  # 400
         place = site.places[route.name]
-        caller_gate = self._admission.callers.get(caller.name) if caller is not None else None
-        ticket = self._admission.enter(place.gate, caller_gate)                       # 429, 503
-        error: GatewayError | None = None
-        body = None
+        caller_gate = None if caller is None else self._admission.callers.get(caller.name)
+        ticket = self._admission.enter(place.gate, caller_gate)  # 429, 503
+        body: Body | None = None
+        failed: GatewayError | None = None
         try:
-            body = self._open_body(match, inbound, exchange)                          # 413
-            await self._exchange(inbound, answer, exchange, match, place, body, deadline)
-        except GatewayError as reason:
-            error = reason
+            body = self._open_body(route, inbound, exchange)  # 413
+            sending = Sending(inbound, answer, exchange, match, place, body, deadline)
+            attempt, response, beginning = await self._send(sending)  # 502, 503, 504, 413, 408
+            try:
+                lines = self._answer_lines(head, route, response, exchange)
+                if attempt.tunnel:
+                    await self._tunnel(attempt, response, lines, answer, exchange)
+                else:
+                    await self._relay(attempt, response, beginning, lines, answer, exchange)
+            finally:
+                place.upstream.release(attempt)
+        except GatewayError as error:
+            failed = error
             raise
         finally:
             if body is not None:
                 body.close()
-            self._admission.record(place.gate, ticket, verdict(error or exchange.expired, exchange.upstream_status))
+            if ticket:
+                self._admission.record(
+                    place.gate, ticket, verdict(failed or exchange.expired, exchange.upstream_status)
+                )
             self._admission.leave(place.gate, caller_gate, ticket)
 
-    async def _exchange(
-        self, inbound: Inbound, answer: Answer, exchange: Exchange, match: Match, place: Place, body: Body, deadline: Deadline
-    ) -> None:
-        """Send, as often as may be, and pass the answer on."""
-        attempt, response, beginning = await self._send(inbound, answer, exchange, match, place, body, deadline)
-        try:
-            lines = self._answer_lines(inbound.head, match, response, exchange)
-            if attempt.tunnel:
-                await self._tunnel(attempt, response, lines, answer, exchange)
-            else:
-                await self._relay(attempt, response, beginning, lines, answer, exchange)
-        finally:
-            place.upstream.release(attempt)
-
-    async def _send(
-        self, inbound: Inbound, answer: Answer, exchange: Exchange, match: Match, place: Place, body: Body, deadline: Deadline
-    ) -> tuple[Attempt, ResponseHead, bytes]:
-        """The attempt whose answer is to be passed on, and the beginning of its body where it was looked at."""
-        route, upstream, credential = match.route, place.upstream, place.credential
-
-        def on_interim(interim: ResponseHead) -> None:
-            answer.interim(interim.status, interim.reason, interim.fields.lines)
-
+    async def _send(self, sending: "Sending") -> tuple[Attempt, ResponseHead, bytes]:
+        """Send, as often as may be: the attempt whose answer is passed on, and what was already read of its body."""
+        inbound, answer, exchange, match, place, body, deadline = sending
+        upstream, credential = place.upstream, place.credential
         while True:
             exchange.attempts += 1
-            outbound = prepare(inbound.head, match, body, exchange.request_id, self._via)      # 400
+            outbound = prepare(inbound.head, match, body, exchange.request_id, self._via)  # 400
             outbound.clock_skew_seconds = upstream.clock_skew_seconds
             exchange.phase = Phase.CREDENTIAL
-            await credential.authorize(outbound, deadline)                                     # 503, 413, 408
+            await credential.authorize(outbound, deadline)  # 503, 413, 408
+            attempt: Attempt | None = None
+            reason: str | None
             try:
-                attempt, response = await upstream.send(outbound, exchange, on_interim)        # 502, 504, 413
-            except UpstreamUnreachable as error:
-                safe = not error.sent or route.retry.idempotent
-                if not safe or not retry.may_send_again(exchange, body, route.retry.attempts, self._now()):
-                    raise
-                await retry.pause()
-                self._again(body, exchange, "connect" if not error.sent else "reset")
-                continue
-            exchange.upstream_status = response.status
-            exchange.upstream_request_id = response.fields.noted.get(b"x-request-id", b"").decode("latin-1")
-            corrected = credential.signs and place.clock.heard(response)
-            if response.status < 400:
-                credential.accepted(outbound)
-                return attempt, response, b""
-            look = retry.may_look(exchange, outbound, response)
-            reason = None
-            beginning = b""
-            try:
-                if look:
-                    beginning = await retry.peek(attempt, exchange, self._now)
-                else:
-                    beginning = attempt.take()
-                refusal = retry.refusal_of(response, beginning[:_CLASSIFIED_BYTES])
-                if refusal is None:
-                    return attempt, response, beginning
-                exchange.upstream_class = refusal.label
-                corrected = place.clock.told(beginning) or corrected
-                if not look:
-                    self._tell(credential.refused(outbound, refusal, deadline))
-                    return attempt, response, beginning
-                reason = await retry.reason_to_retry(
-                    credential, outbound, refusal, deadline, clock_corrected=corrected
-                )
+                attempt = await upstream.send(outbound, exchange)  # 502, 504
+                response = await attempt.headed(answer)  # 502, 413, 400
+                if response.status < 400:
+                    if credential.signs:
+                        place.clock.heard(response)
+                    credential.accepted(outbound)
+                    return attempt, response, b""
+                beginning, reason = await self._refused(attempt, response, outbound, sending)
                 if reason is None:
                     return attempt, response, beginning
+            except UpstreamUnreachable as error:
+                if not retry.may_send_again(error, exchange, outbound, self._now()):
+                    if attempt is not None:
+                        upstream.release(attempt)
+                    raise
+                await retry.pause()
+                reason = "reset" if error.sent else "connect"
             except BaseException:
-                upstream.release(attempt)
+                if attempt is not None:
+                    upstream.release(attempt)
                 raise
-            upstream.release(attempt)
-            self._again(body, exchange, reason)
+            if attempt is not None:
+                upstream.release(attempt)
+            body.rewind()
+            self._observer.retried(exchange.route, reason)
+
+    async def _refused(
+        self, attempt: Attempt, response: ResponseHead, outbound: Outbound, sending: "Sending"
+    ) -> tuple[bytes, str | None]:
+        """An answer from 400 up: what was read of its body, and why to send the request once more, if at all."""
+        exchange, place = sending.exchange, sending.place
+        exchange.upstream_status = response.status
+        look = retry.may_look(exchange, outbound, response)
+        beginning = await retry.peek(attempt, exchange, self._now) if look else attempt.take()
+        refusal = classify(response.status, beginning[:_CLASSIFIED_BYTES], response.fields.noted.get(b"server", b""))
+        if refusal is None:
+            return beginning, None
+        exchange.upstream_class = refusal.label
+        corrected = place.credential.signs and (place.clock.told(beginning) or place.clock.heard(response))
+        if look:
+            return beginning, await retry.reason_to_retry(
+                place.credential, outbound, refusal, sending.deadline, clock_corrected=corrected
+            )
+        self._tell(place.credential.refused(outbound, refusal, sending.deadline))
+        return beginning, None
 
     async def _relay(
-        self, attempt: Attempt, response: ResponseHead, beginning: bytes, lines: Lines, answer: Answer, exchange: Exchange
+        self,
+        attempt: Attempt,
+        response: ResponseHead,
+        beginning: bytes,
+        lines: Lines,
+        answer: Answer,
+        exchange: Exchange,
     ) -> None:
         """Pass the answer on as it arrives; the upload may still be going on meanwhile."""
         answer.head(response.status, response.reason, lines, response.content_length, bodiless=response.bodiless)
@@ -245,7 +262,7 @@ class Proxy:
                 exchange.head_sent = True
                 attempt.pump()
                 await exchange.moment.wait()
-            data = attempt.take() if answer.writable else b""                         # broken off: cut
+            data = attempt.take() if answer.writable else b""  # broken off: cut
         exchange.head_sent = True
         answer.end()
 
@@ -292,9 +309,8 @@ class Proxy:
         if via is not None and self._via_name in via:
             raise Loop("The request has been through this gateway already: an upstream leads back here.")
 
-    def _begin_deadline(self, match: Match, inbound: Inbound, exchange: Exchange) -> Deadline:
+    def _begin_deadline(self, limits: Limits, inbound: Inbound, exchange: Exchange) -> Deadline:
         """One instant for everything: the route's, or the caller's where that is sooner."""
-        limits = match.route.limits
         deadline = Deadline.after(limits.deadline_seconds, inbound.arrived)
         wished = _wished_seconds(inbound.head.fields.noted)
         if wished is not None and inbound.arrived + wished < deadline.instant:
@@ -307,8 +323,7 @@ class Proxy:
             exchange.first_byte_limit_seconds = limits.first_byte_seconds
         return deadline
 
-    def _open_body(self, match: Match, inbound: Inbound, exchange: Exchange) -> Body:
-        route = match.route
+    def _open_body(self, route: Route, inbound: Inbound, exchange: Exchange) -> Body:
         return Body(
             inbound.body,
             exchange,
@@ -318,28 +333,27 @@ class Proxy:
             replay_bytes=route.replay_bytes,
         )
 
-    def _answer_lines(self, head: RequestHead, match: Match, response: ResponseHead, exchange: Exchange) -> Lines:
+    def _answer_lines(self, head: RequestHead, route: Route, response: ResponseHead, exchange: Exchange) -> Lines:
         """The upstream's fields, and ours."""
         block = response.fields
-        lines = list(block.lines)
-        if match.route.cors is None:
+        lines = block.lines  # of this answer alone, so it may grow
+        if route.cors is None:
             lines += block.forwarded
         else:
-            lines += cors.answer_lines(match.route, head.fields.noted.get(b"origin"))
+            lines += cors.answer_lines(route, head.fields.noted.get(b"origin"))
+        exchange.upstream_status = response.status
         request_id = exchange.request_id.encode()
         lines.append(b"X-Gateway-Request-Id: " + request_id)
-        if b"x-request-id" not in block.noted:
+        theirs = block.noted.get(b"x-request-id")
+        if theirs is None:
             lines.append(b"X-Request-Id: " + request_id)
+        else:
+            exchange.upstream_request_id = theirs.decode("latin-1")
         return lines
 
-    def _again(self, body: Body, exchange: Exchange, reason: str) -> None:
-        body.rewind()
-        exchange.phase = Phase.CREDENTIAL
-        self._observer.retried(exchange.route, reason)
-
-    def _tell(self, hearing: "asyncio.Future[bool] | object") -> None:
+    def _tell(self, hearing: Coroutine[Any, Any, bool]) -> None:
         """Let a credential act on a refusal while the answer passes on."""
-        task: asyncio.Task[bool] = asyncio.ensure_future(hearing)  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(hearing, name="credential-refused")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -350,9 +364,15 @@ class Proxy:
         exchange = Exchange(
             inbound.body.moment, inbound.arrived, self.request_id(head.fields.noted), head.method, head.raw_path
         )
-        exchange.story = asyncio.current_task()
+        exchange.story = inbound.story
         self._live.add(exchange)
         return exchange
+
+    def _begin(self, exchange: Exchange, route: str, caller: Caller | None) -> None:
+        exchange.route = route
+        if caller is not None:
+            exchange.caller = caller.name
+        self._observer.begin(exchange)
 
     def request_id(self, noted: Mapping[bytes, bytes]) -> str:
         """The caller's X-Request-Id where it is safe to repeat, else one of ours."""
@@ -374,7 +394,9 @@ class Proxy:
         body = error_body(error, exchange.request_id)
         lines = [field_line(*field) for field in error_fields(error, exchange.request_id)]
         lines += self._cors_lines(inbound.head)
-        answer.head(error.status, REASONS[error.status].encode(), lines, len(body), bodiless=inbound.head.method == "HEAD")
+        answer.head(
+            error.status, REASONS[error.status].encode(), lines, len(body), bodiless=inbound.head.method == "HEAD"
+        )
         answer.chunk(body)
         answer.end()
 
@@ -429,7 +451,8 @@ class Proxy:
         where = f"({exchange.deadline_setting} of route '{exchange.route}')"
         if exchange.waits_for_caller:
             return RequestTimeout(
-                f"The request body was still arriving when the deadline passed {where}.", setting=exchange.deadline_setting
+                f"The request body was still arriving when the deadline passed {where}.",
+                setting=exchange.deadline_setting,
             )
         if exchange.phase is Phase.CREDENTIAL:
             return CredentialUnavailable(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
-from gateway.body import Body
 from gateway.credentials.base import Credential
 from gateway.deadline import Deadline
+from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange
 from gateway.outbound import Outbound
-from gateway.refusals import Refusal, Retry, classify, server_time
+from gateway.refusals import Refusal, Retry, server_time
 from gateway.wire.heads import ResponseHead
 
 # Statuses that the table of refusals lets a second attempt follow.
@@ -93,13 +93,16 @@ async def pause() -> None:
     await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - spreads load, keeps no secret
 
 
-def may_send_again(exchange: Exchange, body: Body, attempts: int, now: float) -> bool:
-    """After a connection that never was: attempts and time are left, and every byte of the body still is."""
-    return exchange.attempts < attempts and body.replayable and now < exchange.deadline
-
-
-def refusal_of(response: ResponseHead, beginning: bytes) -> Refusal | None:
-    return classify(response.status, beginning)
+def may_send_again(error: UpstreamUnreachable, exchange: Exchange, outbound: Outbound, now: float) -> bool:
+    """After a connection that never was, or broke: the request is safe to send twice, and attempts, time and every byte
+    of the body are left."""
+    retry = outbound.route.retry
+    return (
+        (retry.idempotent or not error.sent)
+        and exchange.attempts < retry.attempts
+        and outbound.body.replayable
+        and now < exchange.deadline
+    )
 
 
 class ClockWatch:

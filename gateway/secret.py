@@ -1,6 +1,6 @@
 """A string that never shows itself."""
 
-from typing import Self
+from typing import NoReturn
 
 
 class Secret:
@@ -37,5 +37,5 @@ class Secret:
     def __format__(self, spec: str) -> str:
         return repr(self)
 
-    def __reduce__(self) -> Self:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a secret cannot be pickled")

@@ -139,7 +139,7 @@ def test_a_greedy_caller_spends_only_its_own_rate() -> None:
 
     for _ in range(4):
         door.enter(gate, door.callers["modest"])
-    with pytest.raises(RateLimited, match="limits.rate"):
+    with pytest.raises(RateLimited, match=r"limits\.rate"):
         door.enter(gate, door.callers["modest"])
 
 

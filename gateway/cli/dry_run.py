@@ -6,6 +6,7 @@ and the bytes written by what does so in `serve`; only the connection is one tha
 
 import asyncio
 import hashlib
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from gateway import credentials, signing
 from gateway.body import Body, Budget
 from gateway.cli.waiting import services, until_usable
-from gateway.cors import check_origin
+from gateway.cors import check_origin, is_preflight
 from gateway.deadline import Deadline
 from gateway.errors import (
     REASONS,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # How long `--curl` waits for a token: one attempt takes at most 10 s.
 _TOKEN_SECONDS = 15.0
+_REPEATABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _VIA = b"1.1 modelarts-gateway"
 
 
@@ -73,13 +75,14 @@ class Considered:
 class DryRun:
     """How far the request came. ``refusal`` is what the gateway would answer by itself; then nothing leaves.
 
-    ``fields`` are the header fields that would leave, in order; ``missing`` names those that the credential would
+    ``answered_here`` says why the gateway answers by itself without an error. ``fields`` are the header fields that would leave, in order; ``missing`` names those that the credential would
     still add, because it has to obtain something first.
     """
 
     considered: list[Considered] = field(default_factory=list)
     route: Route | None = None
     refusal: GatewayError | None = None
+    answered_here: str = ""
     method: str = ""
     url: str = ""
     path: str = ""
@@ -156,12 +159,15 @@ async def _run(config: "Config", given: Given, run: DryRun, *, live: bool) -> No
         raise
     route = run.route = match.route
     run.considered = [_consider(other, head.raw_path, route) for other in table.routes]
-    check_method(route, head.method)
     origin = head.fields.noted.get(b"origin")
     if origin is not None:
         check_origin(route, origin)
+    if is_preflight(head):
+        run.answered_here = "a browser's preflight (CORS), answered by the gateway itself and never forwarded"
+        return
+    check_method(route, head.method)
     moment = Moment(loop)
-    exchange = Exchange(moment, loop.time(), str(uuid.uuid4()), head.method, head.raw_path)
+    exchange = Exchange(moment, loop.time(), _request_id(head), head.method, head.raw_path)
     body = Body(
         _Source(head, given.body or b"", moment),
         exchange,
@@ -182,6 +188,12 @@ async def _run(config: "Config", given: Given, run: DryRun, *, live: bool) -> No
         if (name.lower().decode("latin-1"), value.decode("latin-1"))
         not in {(sent.lower(), text) for sent, text in run.fields}
     ]
+
+
+def _request_id(head: RequestHead) -> str:
+    """The caller's where the gateway repeats it, else one that looks like the gateway's."""
+    theirs = head.fields.noted.get(b"x-request-id", b"")
+    return theirs.decode("ascii") if _REPEATABLE_ID.fullmatch(theirs) else uuid.uuid4().hex
 
 
 def _check_size(head: bytes, limit_bytes: int | None) -> None:

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Failure(error.message, hint=f"modelarts-gateway check -c {path} --online says more.") from error
     if arguments.json:
         terminal.json(_as_json(run))
-    elif arguments.curl and run.refusal is None and run.route is not None:
+    elif arguments.curl and run.url and run.route is not None:
         terminal.note(
             "This command holds a live credential: do not paste it anywhere. A signature is good for 15 minutes."
         )
@@ -115,6 +115,10 @@ def _show(given: "Given", run: "DryRun", config: "Config", terminal: Terminal) -
         terminal.print(f"  The gateway would answer {terminal.paint('red', status_line(run.refusal))}:")
         terminal.print(f"  {run.refusal.message}")
         return
+    if run.answered_here:
+        terminal.heading("nothing would leave")
+        terminal.print(f"  This is {run.answered_here}.")
+        return
     if run.route is not None and config.callers:
         allowed = [caller.name for caller in config.callers if caller.routes is None or run.route.name in caller.routes]
         terminal.heading("callers that may use it")
@@ -156,8 +160,9 @@ def _as_json(run: "DryRun") -> dict[str, object]:
         "refusal": None
         if refusal is None
         else {"status": refusal.status, "error_code": refusal.code, "error_msg": refusal.message},
+        "answered_here": run.answered_here or None,
         "request": None
-        if refusal is not None
+        if refusal is not None or run.answered_here
         else {
             "method": run.method,
             "url": run.url,

@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve; returns when the gateway has stopped."""
+    path = config_path(arguments)
+
     from gateway import server
 
-    return server.run(config_path(arguments))
+    return server.run(path)

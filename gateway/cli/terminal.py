@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 
-class Failure(Exception):  # noqa: N818 - it is an outcome of a command, not a fault in it
+class Failure(Exception):
     """A command cannot go on. ``status`` is the exit status, ``hint`` the next step for whoever reads it."""
 
     def __init__(self, message: str, *, status: int = 1, hint: str = "") -> None:

@@ -71,9 +71,11 @@ class Tour:
     async def chat(self, path: str) -> Outcome:
         """Ask for a streamed answer and show its words as they arrive."""
         ask = {"stream": True, "messages": [{"role": "user", "content": "words arrive here one at a time"}]}
-        self.terminal.print("     streaming: ", end="")
         words: list[str] = []
         async with self.session.post(self.base + path, json=ask) as response:
+            if response.status != 200:
+                return Outcome(response.status, "Proxy-Status" in response.headers, await response.text())
+            self.terminal.print("     streaming: ", end="")
             async for line in response.content:
                 data = line.decode().removeprefix("data: ").strip()
                 if not data.startswith("{"):
@@ -173,6 +175,8 @@ STEPS = (
     ),
 )
 
+_FIRST_REFUSAL = next(number for number, step in enumerate(STEPS) if step.status >= 400)
+
 _LAYOUT = "  {mark} {what:<34} {request:<31} {status:<6} {answer}"
 
 
@@ -188,6 +192,8 @@ async def take(base: str, simulator: "Simulator", terminal: Terminal) -> list[st
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS)) as session:
         tour = Tour(base, session, terminal)
         for step in STEPS:
+            if step is STEPS[_FIRST_REFUSAL]:
+                terminal.heading("refused, and by whom")
             fault = await _take(step, tour, simulator)
             if fault is not None:
                 unexpected.append(f"{step.what}, {step.request}: {fault}")
@@ -199,9 +205,9 @@ async def _take(step: Step, tour: Tour, simulator: "Simulator") -> str | None:
     requests_before = simulator.counters.requests.total() if step.credential is None else 0
     try:
         outcome = await step.send(tour)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError) as error:
         _line(tour.terminal, step, "-", type(error).__name__, well=False)
-        return f"no answer ({type(error).__name__})"
+        return f"no answer that could be read ({type(error).__name__})"
     seen = simulator.state["last_request"]["credential"] if step.credential is not None else None
     fault = _fault(step, outcome, seen)
     if (

@@ -108,6 +108,14 @@ def _reworded(details: ErrorDetails) -> str:
             return f"this is {context.get('expected', 'something else')}"
         case "string_pattern_mismatch":
             return f"this does not have the form {context.get('pattern', '')}"
+        case "string_too_short":
+            return f"this is text of at least {context.get('min_length', 1)} characters" if given else "this is empty"
+        case "string_too_long":
+            return f"this is text of at most {context.get('max_length', '')} characters"
+        case "greater_than_equal":
+            return f"this is a number from {context.get('ge')} up; found {found(given)}"
+        case "less_than_equal":
+            return f"this is a number up to {context.get('le')}; found {found(given)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"this is a mapping (key: value); found {_shape(given)}"
         case "tuple_type" | "list_type" | "set_type" | "frozen_set_type":
@@ -121,8 +129,11 @@ def _shape(value: object) -> str:
 
 
 def _described(property_schema: Mapping[str, Any]) -> str:
-    description = property_schema.get("description")
-    return f": {description[0].lower()}{description[1:].rstrip('.')}" if description else ""
+    description = property_schema.get("description", "").rstrip(".")
+    if not description:
+        return ""
+    # "PEM file" stays, "The name" becomes "the name".
+    return f": {description}" if description[1:2].isupper() else f": {description[0].lower()}{description[1:]}"
 
 
 def _properties(model: type[BaseModel], loc: tuple[int | str, ...]) -> dict[str, dict[str, Any]]:

@@ -71,6 +71,8 @@ class _Reading:
         for mark, where, message in self._document.faults:
             self._findings.add_at(mark, where, message)
         top = self._findings.validated(TopSettings, self._data, ())
+        if top is not None and top.listen == top.admin and (top.listen.port or top.listen.unix_path):
+            self._findings.add(("admin",), "this is the address of listen; the admin listener needs its own")
         credentials = self._credentials()
         routes = self._routes(credentials)
         callers = self._callers()

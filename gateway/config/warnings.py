@@ -63,6 +63,8 @@ def _limits(config: Config) -> Iterator[str]:
         ):
             if deadline is not None and seconds is not None and seconds > deadline:
                 yield f"route '{route.name}': limits.{key} is longer than limits.deadline ({duration_text(deadline)}), which ends the request first"
+        if route.websocket and route.methods and "GET" not in route.methods:
+            yield f"route '{route.name}': a WebSocket handshake is a GET, and methods does not name it"
         if process.body_memory_bytes is not None and route.replay_bytes > process.body_memory_bytes:
             yield f"route '{route.name}': replay is larger than process.body_memory, which all bodies share"
     longest = max((route.limits.deadline_seconds or 0.0 for route in config.routes), default=0.0)

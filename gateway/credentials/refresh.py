@@ -81,12 +81,13 @@ class Refresher:
         self._last_success: float | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._sleeping: asyncio.Future[None] | None = None
+        self._started = False
         self._closed = False
 
     def start(self) -> None:
-        """Begin the first fetch and keep the token fresh from then on."""
-        if self._attempt is None and self._hold_seconds() <= 0:
-            self._begin(None)
+        """Begin the first fetch and keep the token fresh from then on. Before it nothing is ever fetched."""
+        self._started = True
+        self._begin(None)
         self._supervise()
 
     async def close(self) -> None:
@@ -115,7 +116,7 @@ class Refresher:
             CredentialUnavailable: there is none; at once when no attempt is in progress and none may begin yet.
         """
         attempt = self._attempt
-        if attempt is None and self._hold_seconds() <= 0 and self._spacing_seconds() <= 0:
+        if attempt is None and self._may_begin() and self._spacing_seconds() <= 0:
             attempt = self._begin(None)
         if attempt is not None:
             await self._wait_for(attempt, deadline)
@@ -139,7 +140,7 @@ class Refresher:
             self._token = None
         attempt = self._attempt
         if attempt is None:
-            if self._hold_seconds() > 0:
+            if not self._may_begin():
                 return False
             attempt = self._begin(refused)
         await self._wait_for(attempt, deadline)
@@ -155,7 +156,7 @@ class Refresher:
         token = self.token()
         if token is None or token.value == refused or self._services.wall() >= self._renewal:
             attempt = self._attempt
-            if attempt is None and self._hold_seconds() <= 0:
+            if attempt is None and self._may_begin():
                 attempt = self._begin(refused)
             if attempt is not None:
                 await asyncio.wait({attempt})
@@ -262,6 +263,9 @@ class Refresher:
             return 0.0
         return max(0.0, self._not_before - self._services.monotonic())
 
+    def _may_begin(self) -> bool:
+        return self._started and not self._closed and self._hold_seconds() <= 0
+
     def _spacing_seconds(self) -> float:
         return max(0.0, self._spaced_until - self._services.monotonic())
 
@@ -312,8 +316,10 @@ class Refresher:
     def _why(self) -> str:
         if self._failure is not None:
             return self._failure.reason
-        return "the attempt to obtain one is still under way" if self.attempting else "it has expired"
+        if self.attempting:
+            return "the attempt to obtain one is still under way"
+        return "none was obtained yet" if self._last_success is None else "it has expired or was refused"
 
     def _retry_after_seconds(self) -> float:
         """When another request may fare better; an attempt under way may end any moment."""
-        return 1.0 if self.attempting else max(1.0, self._pause_seconds())
+        return 1.0 if self.attempting else max(1.0, self._hold_seconds())

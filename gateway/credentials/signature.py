@@ -94,6 +94,8 @@ class Signature(Credential):
                 )
         elif refusal.refusal_class.startswith("auth_"):
             self._last_error = f"the upstream refused the key ({refusal.label}, {refusal.code})"
+        elif refusal.refusal_class == "model_error":
+            self.accepted(outbound)  # the request came through to the model
         return False
 
     def accepted(self, outbound: Outbound) -> None:

@@ -1,5 +1,6 @@
 """A gateway configuration that uses the simulator with every kind of credential."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,21 +17,21 @@ credentials:
   account-token:
     kind: iam_token
     iam_url: {iam}
-    domain: {domain}
-    user: {user}
-    password: {{file: {directory}/password}}
-    project: {project}
+    domain: "{domain}"
+    user: "{user}"
+    password: {{file: "{directory}/password"}}
+    project: "{project}"
   account-aksk:
     kind: aksk_signature
-    access_key: {{file: {directory}/ak}}
-    secret_key: {{file: {directory}/sk}}
+    access_key: {{file: "{directory}/ak"}}
+    secret_key: {{file: "{directory}/sk"}}
   app-signature:
     kind: app_signature
-    app_key: {{file: {directory}/app_key}}
-    app_secret: {{file: {directory}/app_secret}}
-  app-code: {{kind: app_code, app_code: {{file: {directory}/app_code}}}}
-  app-key: {{kind: app_key, app_key: {{file: {directory}/app_key}}}}
-  api-key: {{kind: api_key, api_key: {{file: {directory}/api_key}}}}
+    app_key: {{file: "{directory}/app_key"}}
+    app_secret: {{file: "{directory}/app_secret"}}
+  app-code: {{kind: app_code, app_code: {{file: "{directory}/app_code"}}}}
+  app-key: {{kind: app_key, app_key: {{file: "{directory}/app_key"}}}}
+  api-key: {{kind: api_key, api_key: {{file: "{directory}/api_key"}}}}
   open: {{kind: none}}
 
 routes:
@@ -78,7 +79,12 @@ def example_config(
     return _TEMPLATE.format(
         listen=listen,
         admin=admin,
-        directory=folder,
+        directory=_quoted(str(folder)),
         **{name: urls[name] for name in ("iam", "v1_iam", "v1_app", "v2", "v2_open", "maas")},
-        **{name: credentials[name] for name in ("domain", "user", "project")},
+        **{name: _quoted(credentials[name]) for name in ("domain", "user", "project")},
     )
+
+
+def _quoted(text: str) -> str:
+    """Text as it stands between double quotes: JSON's strings are YAML's."""
+    return json.dumps(text)[1:-1]

@@ -91,7 +91,7 @@ async def read_body(request: web.BaseRequest, limit_bytes: int | None, too_large
     """Read the body, whole only when ``keep`` is set; a caller that waits for 100 is told to go on first.
 
     Raises:
-        Refused: ``too_large``, before anything is read when the length is declared; 400 for broken framing.
+        Refused: ``too_large``, before anything is read when the length is declared.
     """
     declared = request.content_length
     if limit_bytes is not None and declared is not None and declared > limit_bytes:
@@ -101,17 +101,14 @@ async def read_body(request: web.BaseRequest, limit_bytes: int | None, too_large
     digest = hashlib.sha256()
     length = 0
     kept = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            length += len(chunk)
-            if limit_bytes is not None and length > limit_bytes:
-                raise too_large
-            digest.update(chunk)
-            if keep:
-                kept += chunk
-            await asyncio.sleep(0)  # hashing fast uploads must not starve the others
-    except web.RequestPayloadError as error:
-        raise Refused(400, "APIG.0201", "API request error.", close=True) from error
+    async for chunk in request.content.iter_any():
+        length += len(chunk)
+        if limit_bytes is not None and length > limit_bytes:
+            raise too_large
+        digest.update(chunk)
+        if keep:
+            kept += chunk
+        await asyncio.sleep(0)  # hashing fast uploads must not starve the others
     return Body(length, digest.hexdigest(), bytes(kept))
 
 

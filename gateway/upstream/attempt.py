@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from gateway.exchange import Exchange, Phase
+from gateway.inbound import Answer
 from gateway.outbound import Outbound
 from gateway.upstream.connection import UpstreamConnection
 from gateway.wire.chunks import LAST_CHUNK, chunk
@@ -64,8 +65,8 @@ class Attempt:
         self._connection.start(exchange.moment, head_request=outbound.method == "HEAD", upgrade=outbound.upgrade)
         self._connection.write(b"\r\n".join(lines) + first)
 
-    async def headed(self, on_interim: Callable[[ResponseHead], None]) -> ResponseHead:
-        """Upload until the response head is there.
+    async def headed(self, answer: Answer) -> ResponseHead:
+        """Upload until the response head is there; informational ones are passed to ``answer``.
 
         Raises:
             UpstreamFailed: the connection or the answer broke.
@@ -75,7 +76,7 @@ class Attempt:
         while True:
             if connection.interims:
                 for interim in connection.interims:
-                    on_interim(interim)
+                    answer.interim(interim.status, interim.reason, interim.fields.lines)
                 connection.interims.clear()
             if connection.head is not None:
                 exchange = self._exchange

@@ -258,6 +258,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._arrived.append(data)
         self._arrived_bytes += len(data)
-        if self._arrived_bytes > _HIGH_WATER_BYTES and not self._paused and not self.ended and self.transport is not None:
+        if (
+            self._arrived_bytes > _HIGH_WATER_BYTES
+            and not self._paused
+            and not self.ended
+            and self.transport is not None
+        ):
             self._paused = True
             self.transport.pause_reading()

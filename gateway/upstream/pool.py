@@ -10,7 +10,6 @@ from gateway.routes import Connection, Route, UpstreamUrl
 from gateway.upstream.attempt import Attempt
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.dial import dial, tls_context
-from gateway.wire.heads import ResponseHead
 
 # Shorter than the 60 s after which nginx, and so API Gateway, closes an idle connection: the side that closes first
 # decides the race between a close and a request.
@@ -40,33 +39,26 @@ class Upstream:
     def idle(self) -> int:
         return len(self._idle)
 
-    async def send(
-        self, outbound: Outbound, exchange: Exchange, on_interim: Callable[[ResponseHead], None]
-    ) -> tuple[Attempt, ResponseHead]:
-        """Send one attempt and wait for its response head; give the attempt back with ``release``.
+    async def send(self, outbound: Outbound, exchange: Exchange) -> Attempt:
+        """Begin an attempt; its answer comes from ``headed``, and it is given back with ``release``.
 
         Raises:
-            UpstreamFailed: see ``dial`` and ``Attempt.headed``.
-            BodyTooLarge, BadRequest: the caller's body is at fault; the upstream saw an aborted message.
+            UpstreamFailed, Overloaded: see ``dial``; nothing was sent.
+            BodyTooLarge, BadRequest: the caller's body is at fault.
         """
+        connection = self._take_idle()
+        if connection is None:
+            exchange.phase = Phase.CONNECTING
+            route = outbound.route
+            connection = await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
         self.busy += 1
-        attempt = None
+        attempt = Attempt(connection, outbound, exchange, self._clock)
         try:
-            connection = self._take_idle()
-            if connection is None:
-                exchange.phase = Phase.CONNECTING
-                route = outbound.route
-                connection = await dial(
-                    self.url, self._connection, self._context, route.limits.connect_seconds, route.name
-                )
-            attempt = Attempt(connection, outbound, exchange, self._clock)
             attempt.begin(outbound)
-            return attempt, await attempt.headed(on_interim)
         except BaseException:
-            self.busy -= 1
-            if attempt is not None:
-                attempt.release()
+            self.release(attempt)
             raise
+        return attempt
 
     def release(self, attempt: Attempt) -> None:
         """The attempt is over, however it ended: its connection is kept if another request may follow."""

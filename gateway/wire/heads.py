@@ -5,20 +5,26 @@ colon, more than one Content-Length, any framing but exactly one of Content-Leng
 """
 
 import re
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.errors import BadPath, BadRequest, MethodNotAllowed
 from gateway.headers import TOKEN, Names, named_in_connection, without
 
-# Every byte that may stand in a head besides CR and LF, which are counted: field-vchar, SP, HTAB, obs-text.
-_ALLOWED: Final = bytes(byte for byte in range(256) if byte in b"\t\r\n" or (byte >= 0x20 and byte != 0x7F))
+# Every byte that may stand in a line: field-vchar, SP, HTAB, obs-text. What is left of a head must be its line ends.
+_IN_LINES: Final = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+_LINE_ENDS: Final = tuple(b"\r\n" * count for count in range(64))
 
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _METHOD = re.compile(rb"[A-Z][A-Z0-9_-]{0,31}")
 # RFC 3986 section 3.2.2 and 3.2.3; an empty host is no use to anybody here.
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})(?::[0-9]{0,5})?")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH_DIGITS = 18  # below 2**63
+
+_Read = TypeVar("_Read")
+_REQUEST_LINES: dict[bytes, tuple[str, int, str, str | None]] = {}
+_STATUS_LINES: dict[bytes, tuple[int, bytes, int]] = {}
+_HOSTS: dict[bytes, bytes] = {}
 
 _REQUEST_NAMES = Names(response=False)
 _RESPONSE_NAMES = Names(response=True)
@@ -82,12 +88,11 @@ def _split(head: bytes) -> list[bytes]:
     Raises:
         HeadError: control bytes, or CR and LF that do not come as a pair.
     """
-    if head.translate(None, _ALLOWED):
-        raise HeadError("a control byte in the head")
     lines = head.split(b"\r\n")
     ends = len(lines) - 1
-    if head.count(b"\n") != ends or head.count(b"\r") != ends:
-        raise HeadError("a line of the head does not end in CR LF (RFC 9112 section 2.2)")
+    others = head.translate(None, _IN_LINES)
+    if others != (_LINE_ENDS[ends] if ends < 64 else b"\r\n" * ends):
+        raise HeadError("a control byte, or a line that does not end in CR LF (RFC 9112 section 2.2)")
     return lines
 
 
@@ -131,8 +136,10 @@ def parse_request(head: bytes) -> RequestHead:
     try:
         lines = _split(head)
         request = RequestHead()
-        _read_request_line(lines[0], request)
-        del lines[0]
+        line = lines.pop(0)
+        request.method, request.minor, request.raw_path, request.raw_query = _REQUEST_LINES.get(
+            line
+        ) or _read_request_line(line)
         request.fields = fields = FieldBlock(lines, _REQUEST_NAMES)
     except HeadError as error:
         raise BadRequest(f"The request is malformed: {error}.") from None
@@ -141,14 +148,30 @@ def parse_request(head: bytes) -> RequestHead:
     if host is None:
         if request.minor:
             raise BadRequest("The request has no Host field (RFC 9112 section 3.2).")
-    elif fields.came_twice(b"host") or _AUTHORITY.fullmatch(host) is None:
+    elif host not in _HOSTS and (fields.came_twice(b"host") or not _is_host(host)):
         raise BadRequest("The request's Host field is repeated or is not a host (RFC 9112 section 3.2).")
     _read_framing(request, noted, fields)
     _read_connection(request, noted)
     return request
 
 
-def _read_request_line(line: bytes, request: RequestHead) -> None:
+def _is_host(host: bytes) -> bool:
+    if _AUTHORITY.fullmatch(host) is None:
+        return False
+    _remember(_HOSTS, host, host)
+    return True
+
+
+def _remember(known: dict[bytes, _Read], raw: bytes, read: _Read) -> None:
+    """Callers repeat a few lines for ever; but they choose them, so the memory is bounded."""
+    if len(raw) <= 512:
+        if len(known) >= 1024:
+            known.clear()
+        known[raw] = read
+
+
+def _read_request_line(line: bytes) -> tuple[str, int, str, str | None]:
+    """Method, minor version, raw path, raw query."""
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
         raise HeadError("the first line is not 'METHOD target HTTP/1.1' (RFC 9112 section 3)")
@@ -159,15 +182,14 @@ def _read_request_line(line: bytes, request: RequestHead) -> None:
         if TOKEN.fullmatch(method) is None:
             raise HeadError("the method is not a token (RFC 9110 section 9.1)")
         raise BadRequest("Methods are upper case and at most 32 characters.", status=501)
-    request.minor = 1 if minor == b"1" else 0
-    request.method = method.decode("ascii")
-    if request.method in {"CONNECT", "TRACE"}:
-        raise MethodNotAllowed(f"{request.method} is not available here: this is a gateway to configured upstreams.")
+    if method in {b"CONNECT", b"TRACE"}:
+        raise MethodNotAllowed("CONNECT and TRACE are not available here: this is a gateway to configured upstreams.")
     if target[0] != 0x2F:
         target = _path_of_absolute(target)
     path, mark, query = target.decode("latin-1").partition("?")
-    request.raw_path = path
-    request.raw_query = query if mark else None
+    read = (method.decode("ascii"), 1 if minor == b"1" else 0, path, query if mark else None)
+    _remember(_REQUEST_LINES, line, read)
+    return read
 
 
 def _path_of_absolute(target: bytes) -> bytes:
@@ -200,7 +222,8 @@ def _read_framing(request: RequestHead, noted: dict[bytes, bytes], fields: Field
             )
         request.chunked = True
     elif length is not None:
-        if _LENGTH.fullmatch(length) is None or fields.came_twice(b"content-length"):
+        # isdigit() of bytes knows ASCII digits only
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS or fields.came_twice(b"content-length"):
             raise BadRequest("Content-Length must be one decimal number (RFC 9112 section 6.2).")
         request.content_length = int(length)
 
@@ -254,34 +277,40 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
         HeadError: not HTTP/1.x, malformed, or framed ambiguously.
     """
     lines = _split(head)
-    found = _STATUS_LINE.fullmatch(lines[0])
-    if found is None:
-        raise HeadError("the status line is malformed")
-    minor, status, reason = found.groups()
+    line = lines.pop(0)
     response = ResponseHead()
-    response.status = int(status)
-    response.reason = reason or b""
-    del lines[0]
+    response.status, response.reason, minor = _STATUS_LINES.get(line) or _read_status_line(line)
     response.fields = fields = FieldBlock(lines, _RESPONSE_NAMES)
     noted = fields.noted
     length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
     response.content_length, response.chunked = None, False
     if coding is not None:
-        if length is not None or minor == b"0":
+        if length is not None or not minor:
             raise HeadError("Transfer-Encoding beside Content-Length or in HTTP/1.0")
         if coding.lower() != b"chunked" or fields.came_twice(b"transfer-encoding"):
             raise HeadError("a Transfer-Encoding other than chunked")
         response.chunked = True
     elif length is not None:
-        if _LENGTH.fullmatch(length) is None or fields.came_twice(b"content-length"):
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS or fields.came_twice(b"content-length"):
             raise HeadError("a Content-Length that is not one decimal number")
         response.content_length = int(length)
     response.bodiless = to_head_request or response.status < 200 or response.status in {204, 304}
     response.until_close = not response.bodiless and not response.chunked and response.content_length is None
     connection = noted.get(b"connection")
     if connection is None:
-        response.keep_alive = minor == b"1"
+        response.keep_alive = minor == 1
     else:
         tokens = {token.strip() for token in connection.lower().split(b",")}
-        response.keep_alive = b"close" not in tokens and (minor == b"1" or b"keep-alive" in tokens)
+        response.keep_alive = b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)
     return response
+
+
+def _read_status_line(line: bytes) -> tuple[int, bytes, int]:
+    """Status, reason phrase, minor version."""
+    found = _STATUS_LINE.fullmatch(line)
+    if found is None:
+        raise HeadError("the status line is malformed")
+    minor, status, reason = found.groups()
+    read = (int(status), reason or b"", int(minor))
+    _remember(_STATUS_LINES, line, read)
+    return read

@@ -1,5 +1,6 @@
 """URLs, addresses and files."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,7 @@ def test_not_host_port(value: object) -> None:
 )
 def test_not_a_proxy(value: object) -> None:
     """A proxy is http://host:port, without a password."""
-    with pytest.raises(ValueError, match="proxy|proxies") as caught:
+    with pytest.raises(ValueError, match=r"proxy|proxies") as caught:
         proxy(value)
     assert "hunter2" not in str(caught.value)
 
@@ -189,10 +190,8 @@ def test_any_text_is_a_place_or_a_problem(text: str) -> None:
     """No text brings the readers of places to an end of another kind."""
     for read in (upstream_url, address, host_port, proxy, plain_path):
         for candidate in (text, f"https://{text}", f"https://h/{text}", f"http://[{text}]:1"):
-            try:
+            with suppress(ValueError):
                 read(candidate)
-            except ValueError as error:
-                assert str(error)
 
 
 def test_certificates(tmp_path: Path) -> None:

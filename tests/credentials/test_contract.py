@@ -41,6 +41,12 @@ def made(kind: str, clock: Clock) -> Credential:
     return credentials.create("mine", settings(kind), services(clock, shared_token=shared_token))
 
 
+def started(kind: str, clock: Clock) -> Credential:
+    credential = made(kind, clock)
+    credential.start()
+    return credential
+
+
 def test_the_kinds() -> None:
     """Kinds are found by being there; these are the ones the configuration promises."""
     assert set(KINDS) >= {
@@ -57,7 +63,7 @@ def test_the_kinds() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_adds_what_it_owns(kind: str) -> None:
     """A credential adds headers it owns, each once, and changes nothing else of the request."""
-    credential = made(kind, Clock())
+    credential = started(kind, Clock())
     request, untouched = outbound(), outbound()
 
     await credential.authorize(request, NO_DEADLINE)
@@ -84,7 +90,7 @@ def test_owned_headers_are_dropped_from_callers(kind: str) -> None:
 async def test_shows_no_secret(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Neither its state nor its repr, its settings' repr or its log holds the secret, whatever happened to it."""
     caplog.set_level("DEBUG")
-    credential = made(kind, Clock())
+    credential = started(kind, Clock())
     request = outbound()
     await credential.authorize(request, NO_DEADLINE)
     for refusal_class in ("auth_expired", "auth_invalid", "auth_signature", "auth_locked", "auth_clock"):
@@ -100,7 +106,7 @@ async def test_shows_no_secret(kind: str, caplog: pytest.LogCaptureFixture) -> N
 async def test_each_attempt_is_authorized_by_itself(kind: str) -> None:
     """A second attempt, from a clean copy and a second later, carries a full set again."""
     clock = Clock()
-    credential = made(kind, clock)
+    credential = started(kind, clock)
     first, second = outbound(), outbound()
 
     await credential.authorize(first, NO_DEADLINE)
@@ -117,7 +123,7 @@ async def test_each_attempt_is_authorized_by_itself(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_refused_never_raises(kind: str) -> None:
     """A refusal is an answer to pass on: whatever class it has, and also past the deadline."""
-    credential = made(kind, Clock())
+    credential = started(kind, Clock())
     request = outbound()
     await credential.authorize(request, NO_DEADLINE)
 

@@ -34,7 +34,7 @@ def secret_of(credential: AppSignature) -> Secret:
 
 def verify(request: Outbound, payload_hash: str) -> None:
     """Recompute the signature of the request from what leaves, over the headers it says are signed."""
-    sent = {name.decode().lower(): value.decode() for name, value in request.fields}
+    sent = {name.decode().lower(): value.decode("latin-1") for name, value in request.fields}
     sent["host"] = request.authority
     names = sent["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
     canonical, signed_headers = signing.canonical_request(

@@ -100,7 +100,7 @@ async def test_the_port_is_free_after_stop(simulator: Simulator) -> None:
 async def test_example_config(simulator: Simulator, tmp_path: Path) -> None:
     """The example is YAML with every kind of credential, whose secrets are files that only we may read."""
     config = yaml.safe_load(
-        example_config(simulator.urls, simulator.credentials, tmp_path / "secrets", listen="127.0.0.1:9")
+        example_config(simulator.urls, simulator.credentials, tmp_path / 'se} #"crets', listen="127.0.0.1:9")
     )
 
     kinds = {credential["kind"] for credential in config["credentials"].values()}
@@ -117,7 +117,9 @@ async def test_example_config(simulator: Simulator, tmp_path: Path) -> None:
     ]
     assert {route["credential"] for route in config["routes"]} <= set(config["credentials"])
     assert config["listen"] == "127.0.0.1:9"
-    for file in (tmp_path / "secrets").iterdir():
+    password = config["credentials"]["account-token"]["password"]["file"]
+    assert Path(password).read_text().strip() == simulator.credentials["password"]
+    for file in (tmp_path / 'se} #"crets').iterdir():
         assert file.stat().st_mode & 0o777 == 0o600
         assert file.read_text().strip() == simulator.credentials[file.name]
 

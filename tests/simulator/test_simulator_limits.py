@@ -1,6 +1,5 @@
 """Sizes and times of the platform."""
 
-import asyncio
 import time
 
 import pytest
@@ -89,18 +88,6 @@ async def test_compressed_bodies_are_counted_as_received(simulator: Simulator, c
     )
 
     assert reply.json()["body_bytes"] == 4
-
-
-async def test_broken_framing(simulator: Simulator, code: Fields) -> None:
-    """A chunk that is none gives 400."""
-    url = simulator.urls["v1_app"] + "/echo"
-    reader, writer = await connect(url)
-    writer.write(head_bytes(url, "POST", [*code, ("Transfer-Encoding", "chunked")], None))
-    await asyncio.sleep(0.05)
-    writer.write(b"zz\r\n")
-
-    assert (await reader.read()).startswith(b"HTTP/1.1 400")
-    writer.close()
 
 
 @pytest.mark.parametrize("options", [Options(deadline_seconds=0.2, v2_chunk_seconds=0.2, word_seconds=0.15)])

@@ -10,7 +10,7 @@ import requests
 
 from gateway.simulator import Simulator
 
-from .senders import JSON, send
+from .senders import JSON, Wall, send, signed
 
 IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 
@@ -40,6 +40,25 @@ async def test_base64_input_of_the_guide(simulator: Simulator) -> None:
     other = await post(url, headers=headers, files={"images": io.BytesIO(IMAGE[:-1])})
 
     assert text.json() == file.json() != other.json()
+
+
+async def test_signed_file_input_of_the_guide(simulator: Simulator, wall: Wall) -> None:
+    """The AppKey/AppSecret sample: signed with UNSIGNED-PAYLOAD before the form is made, sent with it."""
+    credentials = simulator.credentials
+    url, fields = signed(
+        simulator.urls["v1_app"],
+        "POST",
+        credentials["app_key"],
+        credentials["app_secret"],
+        wall.now,
+        body=b"anything",
+        headers=[("x-sdk-content-sha256", "UNSIGNED-PAYLOAD")],
+    )
+
+    response = await post(url, headers=dict(fields), files={"images": io.BytesIO(IMAGE)})
+
+    assert response.status_code == 200, response.text
+    assert simulator.state["accepted"] == {"app_signature": 1}
 
 
 async def test_text_input_of_the_guide(simulator: Simulator, token: str) -> None:

@@ -109,7 +109,9 @@ def test_canonical_query(raw: bytes, canonical: bytes) -> None:
             {"method": "POST", "body": b"\x00\xff", "headers": [("Content-Type", "application/octet-stream")]},
             id="unsigned payload",
         ),
-        pytest.param({"method": "POST", "body": b"x" * 300_000, "headers": JSON_FIELDS}, id="several chunks"),
+        pytest.param(
+            {"method": "POST", "body": b'{"a": "' + b"x" * 300_000 + b'"}', "headers": JSON_FIELDS}, id="several chunks"
+        ),
         pytest.param({"method": "GET", "headers": [("X-Project-Id", "p"), ("X-Stage", "RELEASE")]}, id="more headers"),
     ],
 )

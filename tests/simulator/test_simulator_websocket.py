@@ -17,7 +17,9 @@ async def test_echo(simulator: Simulator, token: str) -> None:
     """Text and binary come back, past v1's time limit, with the subprotocol offered first."""
     async with (
         aiohttp.ClientSession(headers={"X-Auth-Token": token}) as session,
-        session.ws_connect(simulator.urls["v1_iam"] + "/ws", protocols=("chat.v2", "chat.v1")) as socket,
+        session.ws_connect(
+            simulator.urls["v1_iam"] + "/ws", protocols=("chat.v2", "chat.v1"), max_msg_size=0
+        ) as socket,
     ):
         await socket.send_str("hello")
         assert await socket.receive_str() == "hello"

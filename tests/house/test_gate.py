@@ -1,0 +1,130 @@
+"""The gate itself: what it starts from, and what it does not let pass."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIND_PYTHON = ROOT / ".ci/find-python"
+
+
+def python_that(folder: Path, name: str, *, version_ok: bool, environments: bool) -> None:
+    """A stand-in for an interpreter: it answers what find-python asks."""
+    path = folder / name
+    path.write_text(
+        "#!/bin/sh\n"
+        'case "$2" in\n'
+        f"*version_info*) exit {0 if version_ok else 1} ;;\n"
+        f"*ensurepip*) exit {0 if environments else 1} ;;\n"
+        f"*executable*) echo {path} ;;\n"
+        "esac\n"
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def find_python(path: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/bash", FIND_PYTHON], env={"PATH": path, **environ}, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_first_that_will_do(tmp_path: Path) -> None:
+    """A python3 that is too old, or a shim without a version behind it, is passed over."""
+    python_that(tmp_path, "python3", version_ok=False, environments=True)
+    python_that(tmp_path, "python3.13", version_ok=True, environments=False)
+    python_that(tmp_path, "python3.12", version_ok=True, environments=True)
+
+    found = find_python(str(tmp_path))
+
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == str(tmp_path / "python3.12")
+
+
+def test_the_one_that_was_named(tmp_path: Path) -> None:
+    """PYTHON wins over what is on the PATH."""
+    python_that(tmp_path, "python3", version_ok=True, environments=True)
+    python_that(tmp_path, "mine", version_ok=True, environments=True)
+
+    assert find_python(str(tmp_path), PYTHON=str(tmp_path / "mine")).stdout.strip() == str(tmp_path / "mine")
+
+
+def test_no_python_says_what_to_do(tmp_path: Path) -> None:
+    """Without any, the message says which versions would do and how to name one."""
+    found = subprocess.run(
+        ["/bin/bash", "-c", FIND_PYTHON.read_text().replace("/usr/bin/python3", "")],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert found.returncode == 1
+    assert "3.11" in found.stderr
+    assert "PYTHON=" in found.stderr
+
+
+def test_no_venv_names_the_package(tmp_path: Path) -> None:
+    """A Debian python3 without python3-venv is told apart from no Python at all."""
+    python_that(tmp_path, "python3", version_ok=True, environments=False)
+    script = FIND_PYTHON.read_text().replace("/usr/bin/python3", "")
+
+    found = subprocess.run(
+        ["/bin/bash", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+
+    assert found.returncode == 1
+    assert "python3-venv" in found.stderr
+
+
+@pytest.mark.parametrize(("plugin", "status"), [((), 0), (("-p", "tests.house.no_skips"), 1)], ids=["at home", "gate"])
+def test_skips_count_in_the_gate(tmp_path: Path, plugin: tuple[str, ...], status: int) -> None:
+    """What may be skipped at home fails in the gate."""
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\n@pytest.mark.skip(reason='no such tool')\ndef test_it(): pass\n\ndef test_other(): pass\n"
+    )
+
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            *plugin,
+            "--rootdir",
+            tmp_path,
+            "-c",
+            os.devnull,
+            tmp_path,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.returncode == status, finished.stdout
+    assert "no such tool" in finished.stdout or status == 0
+
+
+@pytest.mark.parametrize("name", ["run", "find-python", "image-test"])
+def test_scripts_are_sound(name: str) -> None:
+    """The gate's scripts can be run, and parse."""
+    path = ROOT / ".ci" / name
+
+    assert os.access(path, os.X_OK)
+    assert subprocess.run(["/bin/bash", "-n", path], check=False).returncode == 0
+
+
+def test_targets_are_listed() -> None:
+    """`make` by itself lists the targets, and does nothing else."""
+    finished = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True, check=False)
+
+    assert finished.returncode == 0, finished.stderr
+    for target in ("demo", "test", "check", "format"):
+        assert f"make {target}" in finished.stdout
