@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # How often limits of time are looked at; deadlines are that exact.
 SWEEP_SECONDS = 0.1
-_CONNECTIONS_EVERY = 5  # sweeps; idle times and heads need not be exact to a tenth
+_CONNECTIONS_EVERY = 2  # sweeps; idle times and heads need not be exact to a tenth
 _POOLS_EVERY = 10
 # Secrets, certificates and the configuration are read again this often: by content, because a mounted Secret or
 # ConfigMap changes by a symlink that no watch of the file itself sees twice.

@@ -27,7 +27,7 @@ class Budget:
 
     def take(self, count: int) -> None:
         """Raises Overloaded when there is no room; nothing is taken then."""
-        if not self.has_room(count):
+        if self.limit_bytes is not None and self.used_bytes + count > self.limit_bytes:
             raise Overloaded(
                 "The gateway is holding as many request bodies as it may (process.body_memory). Try again shortly.",
                 setting="process.body_memory",

@@ -1,13 +1,11 @@
 """An instant by which something must have ended, made once and handed down."""
 
 import math
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """An instant of ``time.monotonic()``; ``math.inf`` never passes."""
+class Deadline(NamedTuple):
+    """An instant of ``time.monotonic()``; ``math.inf`` never passes. ``setting`` is what set it."""
 
     instant: float
     setting: str = "limits.deadline"

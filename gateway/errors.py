@@ -276,6 +276,8 @@ def error_fields(error: GatewayError, request_id: str) -> list[tuple[bytes, byte
     ]
     if error.retry_after_seconds is not None:
         fields.append((b"Retry-After", b"%d" % max(1, math.ceil(error.retry_after_seconds))))
+    if error.status == 401:
+        fields.append((b"WWW-Authenticate", b"Bearer"))  # RFC 9110 section 15.5.2 wants one
     if error.allow:
         fields.append((b"Allow", ", ".join(error.allow).encode()))
     return fields

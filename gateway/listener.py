@@ -1,8 +1,10 @@
 """The door: callers' connections, read by the letter and answered in order, one task per request."""
 
 import asyncio
+import contextlib
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -367,7 +369,7 @@ class CallerConnection(asyncio.Protocol):
         if self.transport is None:
             return
         if hard:
-            self.transport.abort()
+            _reset(self.transport)
         else:
             self._finish(linger=False)
 
@@ -595,6 +597,15 @@ class Listener:
         for connection in left:
             connection.abort()
         return len(left)
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close with a reset: ``abort`` alone ends a connection as politely as a complete response does."""
+    found = transport.get_extra_info("socket")
+    if found is not None:
+        with contextlib.suppress(OSError):
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _peer(transport: asyncio.BaseTransport) -> Peer:

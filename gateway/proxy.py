@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from gateway import cors, retry
 from gateway.admission import Admission, Gate, verdict
@@ -68,18 +68,6 @@ class Place:
     gate: Gate
 
 
-class Sending(NamedTuple):
-    """What every attempt of one request has in common."""
-
-    inbound: Inbound
-    answer: Answer
-    exchange: Exchange
-    match: Match
-    place: Place
-    body: Body
-    deadline: Deadline
-
-
 @dataclass(frozen=True, slots=True)
 class Site:
     """One configuration at work. A request keeps the one it began with; a reload puts another in its place."""
@@ -135,7 +123,7 @@ class Proxy:
     async def _forward(self, inbound: Inbound, answer: Answer, exchange: Exchange) -> None:
         site, head = self.site, inbound.head
         noted = head.fields.noted
-        if cors.is_preflight(head):
+        if head.method == "OPTIONS" and cors.is_preflight(head):
             self._answer_preflight(site, head, answer, exchange)  # 400, 403, 404
             return
         caller = site.callers.identify(noted.items(), inbound.peer)  # 401
@@ -146,7 +134,8 @@ class Proxy:
         if origin is not None:
             cors.check_origin(route, origin)  # 403
         check_method(route, head.method)  # 405
-        site.callers.check(caller, route.name)  # 403
+        if caller is not None:
+            site.callers.check(caller, route.name)  # 403
         self._refuse_loop(noted)  # 508
         deadline = self._begin_deadline(route.limits, inbound, exchange)  # 400
         place = site.places[route.name]
@@ -156,8 +145,11 @@ class Proxy:
         failed: GatewayError | None = None
         try:
             body = self._open_body(route, inbound, exchange)  # 413
-            sending = Sending(inbound, answer, exchange, match, place, body, deadline)
-            attempt, response, beginning = await self._send(sending)  # 502, 503, 504, 413, 408
+            attempt, response, beginning = await self._send(  # 502, 503, 504, 413, 408
+                inbound, answer, exchange, match, place, body, deadline
+            )
+            if ticket:
+                self._admission.record(place.gate, ticket, verdict(None, response.status))
             try:
                 lines = self._answer_lines(head, route, response, exchange)
                 if attempt.tunnel:
@@ -178,9 +170,17 @@ class Proxy:
                 )
             self._admission.leave(place.gate, caller_gate, ticket)
 
-    async def _send(self, sending: "Sending") -> tuple[Attempt, ResponseHead, bytes]:
+    async def _send(
+        self,
+        inbound: Inbound,
+        answer: Answer,
+        exchange: Exchange,
+        match: Match,
+        place: Place,
+        body: Body,
+        deadline: Deadline,
+    ) -> tuple[Attempt, ResponseHead, bytes]:
         """Send, as often as may be: the attempt whose answer is passed on, and what was already read of its body."""
-        inbound, answer, exchange, match, place, body, deadline = sending
         upstream, credential = place.upstream, place.credential
         while True:
             exchange.attempts += 1
@@ -198,7 +198,7 @@ class Proxy:
                         place.clock.heard(response)
                     credential.accepted(outbound)
                     return attempt, response, b""
-                beginning, reason = await self._refused(attempt, response, outbound, sending)
+                beginning, reason = await self._refused(attempt, response, outbound, exchange, place, deadline)
                 if reason is None:
                     return attempt, response, beginning
             except UpstreamUnreachable as error:
@@ -218,10 +218,15 @@ class Proxy:
             self._observer.retried(exchange.route, reason)
 
     async def _refused(
-        self, attempt: Attempt, response: ResponseHead, outbound: Outbound, sending: "Sending"
+        self,
+        attempt: Attempt,
+        response: ResponseHead,
+        outbound: Outbound,
+        exchange: Exchange,
+        place: Place,
+        deadline: Deadline,
     ) -> tuple[bytes, str | None]:
         """An answer from 400 up: what was read of its body, and why to send the request once more, if at all."""
-        exchange, place = sending.exchange, sending.place
         exchange.upstream_status = response.status
         look = retry.may_look(exchange, outbound, response)
         beginning = await retry.peek(attempt, exchange, self._now) if look else attempt.take()
@@ -232,9 +237,9 @@ class Proxy:
         corrected = place.credential.signs and (place.clock.told(beginning) or place.clock.heard(response))
         if look:
             return beginning, await retry.reason_to_retry(
-                place.credential, outbound, refusal, sending.deadline, clock_corrected=corrected
+                place.credential, outbound, refusal, deadline, clock_corrected=corrected
             )
-        self._tell(place.credential.refused(outbound, refusal, sending.deadline))
+        self._tell(place.credential.refused(outbound, refusal, deadline))
         return beginning, None
 
     async def _relay(

@@ -145,6 +145,11 @@ class Call:
         head = [f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}", "", ""]
         await self.send("\r\n".join(head).encode("latin-1") + body)
 
+    async def gone(self) -> None:
+        """Until the other side has ended the connection."""
+        while await self.reader.read(65536):
+            pass
+
     def reset(self) -> None:
         """End the connection so that the peer sees a reset."""
         connection = self.writer.get_extra_info("socket")
@@ -189,7 +194,7 @@ def raw(data: bytes, *, then: str = "close") -> Behaviour:
         elif then == "close":
             call.writer.close()
         else:
-            await asyncio.Event().wait()
+            await call.gone()
 
     return behaviour
 
@@ -197,7 +202,7 @@ def raw(data: bytes, *, then: str = "close") -> Behaviour:
 async def stalls(call: Call) -> None:
     """Read everything and never answer."""
     await call.body()
-    await asyncio.Event().wait()
+    await call.gone()
 
 
 class FakeModelArts:

@@ -151,7 +151,7 @@ class Caller:
             if not piece:
                 raise CutOff(bytes(got + pieces))
             pieces += piece
-        self._buffer = bytes(pieces[count:])
+        self._buffer = bytes(pieces[count:]) + self._buffer
         return pieces[:count]
 
     async def _piece(self) -> bytes:

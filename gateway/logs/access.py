@@ -46,7 +46,7 @@ class AccessLog:
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         x = exchange
         # One look at everything that others chose. Printable ASCII without quotes is JSON as it is.
-        foreign = f"{x.method}{x.path}{x.upstream_request_id}{x.request_id}{x.caller}{x.route}"
+        foreign = f"{x.path}{x.upstream_request_id}{x.method}{x.caller}"
         if (
             not foreign.isascii()
             or not foreign.isprintable()
@@ -59,13 +59,16 @@ class AccessLog:
             upstream_id = f'"{x.upstream_request_id}"' if x.upstream_request_id else "null"
             caller = f'"{x.caller}"' if x.caller else "null"
             error = f'"{x.error}"' if x.error else "null"
-            first_byte = f"{x.first_byte_seconds * 1000:.1f}" if x.first_byte_seconds >= 0.0 else "null"
+            # Tenths of a millisecond by whole numbers: formatting a float takes three times as long.
+            tenths = int((ended - x.arrived) * 10000)
+            waited = int(x.first_byte_seconds * 10000)
+            first_byte = f"{waited // 10}.{waited % 10}" if waited >= 0 else "null"
             line = (
                 f'{{"time":"{self._prefix}.{int((wall_now - second) * 1000):03d}Z","request_id":"{x.request_id}",'
                 f'"upstream_request_id":{upstream_id},"caller":{caller},"route":"{x.route}","method":"{x.method}",'
                 f'"path":"{x.path}","code":{x.status or 499},"outcome":"{x.outcome}","error":{error},'
                 f'"upstream_code":{x.upstream_status or "null"},"attempts":{x.attempts},'
-                f'"duration_ms":{(ended - x.arrived) * 1000:.1f},"first_byte_ms":{first_byte},'
+                f'"duration_ms":{tenths // 10}.{tenths % 10},"first_byte_ms":{first_byte},'
                 f'"request_bytes":{x.request_bytes},"response_bytes":{x.response_bytes},"body_mode":"{x.body_mode}"}}\n'
             )
         self._lines.append(line)

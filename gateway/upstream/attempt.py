@@ -40,10 +40,11 @@ class Attempt:
             BodyTooLarge, BadRequest: what the body itself says.
         """
         body, exchange = self._body, self._exchange
-        lines = [f"{outbound.method} {outbound.target} HTTP/1.1\r\nHost: {outbound.authority}".encode("latin-1")]
-        lines += outbound.lines
-        for name, value in outbound.fields:
-            lines.append(name + b": " + value)
+        lines = [
+            f"{outbound.method} {outbound.target} HTTP/1.1\r\nHost: {outbound.authority}".encode("latin-1"),
+            *outbound.lines,
+            *[name + b": " + value for name, value in outbound.fields],
+        ]
         length = body.length
         if outbound.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")

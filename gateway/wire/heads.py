@@ -26,6 +26,9 @@ _REQUEST_LINES: dict[bytes, tuple[str, int, str, str | None]] = {}
 _STATUS_LINES: dict[bytes, tuple[int, bytes, int]] = {}
 _HOSTS: dict[bytes, bytes] = {}
 
+# What a Connection field nearly always says; anything else is taken apart.
+_PLAIN_CONNECTIONS = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
+
 _REQUEST_NAMES = Names(response=False)
 _RESPONSE_NAMES = Names(response=True)
 
@@ -72,7 +75,7 @@ class FieldBlock:
             elif not kind & 2:
                 lines.append(line)
         connection = noted.get(b"connection")
-        if connection is not None:
+        if connection is not None and connection not in _PLAIN_CONNECTIONS:
             named = named_in_connection(connection)
             if named:
                 self.lines = without(lines, named)
@@ -233,6 +236,8 @@ def _read_connection(request: RequestHead, noted: dict[bytes, bytes]) -> None:
     request.websocket = False
     if connection is None:
         request.keep_alive = request.minor == 1
+    elif connection in _PLAIN_CONNECTIONS:
+        request.keep_alive = _PLAIN_CONNECTIONS[connection]
     else:
         tokens = {token.strip() for token in connection.lower().split(b",")}
         request.keep_alive = b"close" not in tokens and (request.minor == 1 or b"keep-alive" in tokens)
@@ -299,6 +304,8 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
     connection = noted.get(b"connection")
     if connection is None:
         response.keep_alive = minor == 1
+    elif connection in _PLAIN_CONNECTIONS:
+        response.keep_alive = _PLAIN_CONNECTIONS[connection]
     else:
         tokens = {token.strip() for token in connection.lower().split(b",")}
         response.keep_alive = b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)

@@ -194,10 +194,26 @@ class Bench:
             self.expect(reply.status in statuses, f"status {reply.status}, not one of {sorted(statuses)}")
             if self.ours and ours is not None:
                 self.expect_error(reply, *ours)
-        if closes:
+        # Others may go on after a refusal that left no doubt where the request ended.
+        if closes and (self.ours or reply is None or reply.status == 400):
             self.expect(await caller.closed(), f"the connection stayed open (or more came: {bytes(caller.buffer[:100])!r})")
         await self.nothing_upstream(cut=upstream_may_see_cut)
         return reply
+
+    async def refused_or_cleaned(self, raw: bytes, statuses: Collection[int]) -> None:
+        """Refused, or forwarded as exactly one request (that it is a clean one is seen by the upstream)."""
+        caller = await self.caller()
+        caller.send(raw)
+        try:
+            reply = await caller.reply(seconds=4.0)
+        except (Ended, Malformed):
+            return
+        except TimeoutError as error:
+            raise Failed(f"neither refused nor closed: {error}") from error
+        if reply.status == 200:
+            self.expect(len(self.upstream.requests) == 1, f"{len(self.upstream.requests)} requests reached the upstream")
+        else:
+            self.expect(reply.status in statuses, f"status {reply.status}, not one of {sorted(statuses)}")
 
     async def nothing_upstream(self, *, cut: bool = False) -> None:
         """No request reached the upstream; with ``cut``, none that looks complete."""

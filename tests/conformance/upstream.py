@@ -41,7 +41,8 @@ async def echo(link: Link, request: Request) -> None:
 
 
 class Upstream:
-    """A listening upstream. ``behaviour`` is called for each request head; ``on_connect`` takes a whole connection."""
+    """A listening upstream. ``behaviour`` is called for each request head; ``on_connect`` takes a whole connection,
+    ``greeting`` is said before anybody asked."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -56,6 +57,7 @@ class Upstream:
         self.violations: list[str] = []
         self.behaviour: Behaviour = echo
         self.on_connect: Callable[[Link], Awaitable[None]] | None = None
+        self.greeting = b""
         self.arrived = asyncio.Event()
 
     async def start(self, port: int = 0) -> None:
@@ -101,6 +103,8 @@ class Upstream:
             if self.on_connect is not None:
                 await self.on_connect(link)
                 return
+            if self.greeting:
+                link.send(self.greeting)
             while True:
                 request = parse_request(await read_head(link, 60))
                 link.requests.append(request)

@@ -106,7 +106,7 @@ _table("te-twice", "two Transfer-Encoding lines", _TE, CRITICAL, _CHUNKED, _CHUN
 _table("te-two-lines-identity", "chunked, then identity, on two lines", f"{_TE}; CVE class TE.TE", CRITICAL,
        _CHUNKED, b"Transfer-Encoding: identity", body=b"0\r\n\r\n" + _SMUGGLE)
 _table("te-two-lines-x", "x, then chunked, on two lines", f"{_TE}; CVE class TE.TE", CRITICAL,
-       b"Transfer-Encoding: x", _CHUNKED, body=b"0\r\n\r\n" + _SMUGGLE)
+       b"Transfer-Encoding: x", _CHUNKED, body=b"0\r\n\r\n" + _SMUGGLE, ours=_501)
 _table("te-http10", "Transfer-Encoding in HTTP/1.0", _TE, CRITICAL, _CHUNKED, b"Connection: keep-alive",
        body=b"0\r\n\r\n" + _SMUGGLE, version=b"HTTP/1.0", bodies={b""})
 _table("te-http10-cl", "both framings in HTTP/1.0", _TE, CRITICAL, _CHUNKED, b"Content-Length: 5", b"Connection: keep-alive",
