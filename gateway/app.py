@@ -286,7 +286,7 @@ class Gateway:
         self._listener.stop_listening()
         log.info("draining: no new connections, %d requests are finishing", self.proxy.in_flight)
         until = None if process.drain_seconds is None else self._now() + process.drain_seconds
-        while self.proxy.in_flight and (until is None or self._now() < until):
+        while self.proxy.in_flight and (until is None or self._now() < until):  # noqa: ASYNC110 - many ways to end
             await asyncio.sleep(SWEEP_SECONDS)
         return self.proxy.in_flight
 

@@ -1,9 +1,8 @@
 """One request's record, from its head to its log line, and the one thing it waits on."""
 
 import asyncio
-import enum
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
@@ -36,16 +35,16 @@ class Moment:
         return future
 
 
-class Phase(enum.IntEnum):
-    """What an exchange is doing; it decides what a passed limit means."""
+class Phase:
+    """What an exchange is doing; it decides what a passed limit means. Whole numbers in the order of a request's life."""
 
-    RECEIVING = 0  # reading the caller's body, nothing sent yet
-    CREDENTIAL = 1  # waiting for a credential
-    CONNECTING = 2  # waiting for an upstream connection
-    SENDING = 3  # request body under way
-    WAITING = 4  # request sent, no response head yet
-    ANSWERING = 5  # response under way
-    TUNNEL = 6  # after a WebSocket handshake
+    RECEIVING: Final = 0  # reading the caller's body, nothing sent yet
+    CREDENTIAL: Final = 1  # waiting for a credential
+    CONNECTING: Final = 2  # waiting for an upstream connection
+    SENDING: Final = 3  # request body under way
+    WAITING: Final = 4  # request sent, no response head yet
+    ANSWERING: Final = 5  # response under way
+    TUNNEL: Final = 6  # after a WebSocket handshake
 
 
 class Exchange:
@@ -71,7 +70,7 @@ class Exchange:
     first_byte_limit_seconds = math.inf
     sent_at = 0.0
     head_sent = False
-    phase = Phase.RECEIVING
+    phase: int = Phase.RECEIVING
     deadline = math.inf
     deadline_setting = "limits.deadline"
     idle_seconds = math.inf

@@ -429,7 +429,7 @@ class Proxy:
         for exchange in self._live:
             if now >= exchange.deadline:
                 exchange.expire(self._late(exchange))
-            elif exchange.phase is Phase.WAITING:
+            elif exchange.phase == Phase.WAITING:
                 exchange.idle_since = now
                 if now - exchange.sent_at >= exchange.first_byte_limit_seconds:
                     exchange.expire(
@@ -459,13 +459,13 @@ class Proxy:
                 f"The request body was still arriving when the deadline passed {where}.",
                 setting=exchange.deadline_setting,
             )
-        if exchange.phase is Phase.CREDENTIAL:
+        if exchange.phase == Phase.CREDENTIAL:
             return CredentialUnavailable(
                 f"No usable credential before the deadline {where}.",
                 setting=exchange.deadline_setting,
                 retry_after_seconds=1,
             )
-        connecting = exchange.phase is Phase.CONNECTING
+        connecting = exchange.phase == Phase.CONNECTING
         return DeadlineExceeded(
             f"The deadline passed before the answer was complete {where}.",
             setting=exchange.deadline_setting,

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,10 +38,14 @@ async def start_process(tmp_path: Path) -> AsyncIterator[StartProcess]:
     """Starts gateways as processes and ends them afterwards."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(
-            config: Document | Path, environ: Mapping[str, str] | None = None, *, wait: bool = True
-        ) -> Process:
-            return await stack.enter_async_context(as_process(config, tmp_path, environ, wait=wait))
+        count = 0
+
+        async def start(config: Document | Path, environ: Mapping[str, str] | None = None, **more: Any) -> Process:
+            nonlocal count
+            count += 1
+            folder = tmp_path / f"process-{count}"
+            folder.mkdir()
+            return await stack.enter_async_context(as_process(config, folder, environ, **more))
 
         yield start
 

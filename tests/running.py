@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,11 @@ StartGateway = Callable[..., Awaitable[InProcess]]
 StartProcess = Callable[..., Awaitable[Process]]
 
 
+def _port(address: str) -> int:
+    """0 for a Unix socket."""
+    return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     import socket
@@ -170,9 +175,17 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def as_process(
-    config: Document | Path, folder: Path, environ: Mapping[str, str] | None = None, *, wait: bool = True
+    config: Document | Path,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    wait: bool = True,
+    program: Sequence[str] = ("-m", "gateway", "serve", "-c"),
 ) -> AsyncIterator[Process]:
-    """The gateway as a process of its own; ports 0 become free ones. Ends only what it started."""
+    """The gateway as a process of its own; ports 0 become free ones. Ends only what it started.
+
+    ``program`` is what Python is told to run; the path of the configuration follows it.
+    """
     if isinstance(config, dict):
         for key in ("listen", "admin"):
             if config[key].endswith(":0"):
@@ -185,16 +198,15 @@ async def as_process(
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
         popen = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "gateway", "serve", "-c", str(path)],
+            [sys.executable, "-W", "error", *program, str(path)],
             env={**kept, "PYTHONPATH": str(ROOT), **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
         )
     process = Process(popen, folder)
-    process.port = int(str(config["listen"]).rpartition(":")[2])
-    process.admin_port = int(str(config["admin"]).rpartition(":")[2])
     try:
+        process.port, process.admin_port = _port(config["listen"]), _port(config["admin"])
         if wait:
             await process.says(" serves ")
         yield process

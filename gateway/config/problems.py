@@ -29,7 +29,7 @@ class Problem:
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
-class ConfigProblems(Exception):  # noqa: N818 - it carries many, and reads as what it is
+class ConfigProblems(Exception):
     """The file cannot be used; every problem that could be found, in the order of the text."""
 
     def __init__(self, file: str, problems: tuple[Problem, ...]) -> None:

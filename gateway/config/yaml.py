@@ -59,7 +59,7 @@ class Document:
         return self.values.get(where, Mark(1, 1))
 
 
-class Unreadable(Exception):  # noqa: N818 - read as "the file is unreadable"
+class Unreadable(Exception):
     """There is no document to look into: the reason, and where, if it has a place."""
 
     def __init__(self, message: str, mark: Mark | None = None) -> None:
@@ -181,7 +181,7 @@ class _Construction:
             self._open.discard(id(node))
 
     def _sequence(self, node: Node, where: Where) -> list[Any]:
-        assert isinstance(node, SequenceNode)  # noqa: S101 - the third and last kind of node
+        assert isinstance(node, SequenceNode)
         if node.tag != f"{_CORE}seq":
             self._fault(node, where, "tags (!…) have no meaning here")
         return [self._value(item, (*where, index)) for index, item in enumerate(node.value)]

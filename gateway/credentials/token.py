@@ -20,7 +20,7 @@ class Cause(Enum):
     LOCK_OUT = "lock_out"  # 401: trying again with the same secret locks the user
 
 
-class FetchFailed(Exception):  # noqa: N818 - named as a statement, like the errors beside it
+class FetchFailed(Exception):
     """No token was obtained. ``reason`` is safe to log and to show: it quotes no answer and no foreign exception."""
 
     def __init__(

@@ -24,7 +24,7 @@ def json_answer(status: int, value: Any, fields: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(eq=False)
-class Refused(Exception):  # noqa: N818 - the answer to a request, no error of the simulator
+class Refused(Exception):
     """A documented refusal. ``code`` decides its shape; codes that begin with ``Simulator.`` are our own.
 
     Made anew for each raise: an exception that is raised again grows its traceback.

@@ -23,7 +23,7 @@ _SETTLE_SECONDS = 0.05
 _CLOSE = re.compile(r"close ([1-4]\d{3})(?: (.*))?")
 
 
-class Disrupted(Exception):  # noqa: N818 - no error of ours: the request was to end so
+class Disrupted(Exception):
     """Instead of an answer, ``how``: stall, reset, close or garbage."""
 
     def __init__(self, how: str) -> None:

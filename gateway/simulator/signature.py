@@ -23,7 +23,7 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
 
-class Unreadable(ValueError):  # noqa: N818 - reads as what it is
+class Unreadable(ValueError):
     """An Authorization or X-Sdk-Date value that is not of the documented form."""
 
 

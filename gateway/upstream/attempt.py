@@ -104,7 +104,7 @@ class Attempt:
                 exchange.waits_for_caller = False
                 if self._chunked:
                     connection.write(LAST_CHUNK)
-                if exchange.phase is Phase.SENDING:
+                if exchange.phase == Phase.SENDING:
                     exchange.phase = Phase.WAITING
                     exchange.sent_at = self.clock()
                 return

@@ -53,7 +53,10 @@ async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContex
         if connection.proxy is not None:
             await _through_proxy(sock, *(connection.address or (url.host, url.port)))
         _, protocol = await loop.create_connection(
-            UpstreamConnection, sock=sock, ssl=context, server_hostname=url.host if context is not None else None
+            UpstreamConnection,
+            sock=sock,
+            ssl=context,
+            server_hostname=url.host if context is not None else None,
         )
     except ssl.SSLCertVerificationError as error:
         raise _unreachable(

@@ -226,7 +226,7 @@ class Bench:
         for _ in range(times):
             tag = self.new_tag()
             raw = self.raw(b"GET", b"/next", tag=tag)
-            if caller is not None and not caller.eof:
+            if caller is not None and not caller.eof and not caller.said_close:
                 caller.send(raw)
                 reply = await self.reply(caller)
             else:

@@ -14,6 +14,8 @@ _BODILESS = {204, 304}
 class Caller(Wire):
     """One connection to the proxy."""
 
+    said_close = False  # the last answer announced the end of the connection
+
     @classmethod
     async def connect(cls, host: str, port: int, receive_bytes: int | None = None) -> "Caller":
         """``receive_bytes`` is the kernel's receive buffer, for callers that read slowly."""
@@ -44,6 +46,7 @@ class Caller(Wire):
                 break
             interims.append(reply)
         reply.interims = interims
+        self.said_close = any(b"close" in value.lower() for value in reply.values("connection"))
         if reply.status == 101:
             return reply
         if method == b"HEAD" or reply.status in _BODILESS:

@@ -158,7 +158,7 @@ async def test_a_wrong_password_is_not_hammered(start_gateway: StartGateway, mod
     assert modelarts.counters.requests["v1_iam"] == 0
 
 
-@pytest.mark.parametrize("deviation", ["no-token", "no-expiry", "domain-scoped", "already-expired", "empty", "reset"])
+@pytest.mark.parametrize("deviation", ["no-token", "no-expiry", "already-expired", "empty", "reset"])
 async def test_answers_of_iam_that_are_none(start_gateway: StartGateway, modelarts: Simulator, deviation: str) -> None:
     """An answer of IAM that lacks what a token needs is a failure like any other: nothing is sent, and it recovers alone."""
     modelarts.faults.add(deviation, family="iam", times=1)
@@ -170,6 +170,18 @@ async def test_answers_of_iam_that_are_none(start_gateway: StartGateway, modelar
 
     assert (refused.status, refused.code, served.status) == (503, "Gateway.CredentialUnavailable", 200)
     assert modelarts.counters.requests["v1_iam"] == 1
+
+
+async def test_a_token_without_a_project(start_gateway: StartGateway, modelarts: Simulator) -> None:
+    """A token for the whole account is never sent, and the reason is told."""
+    modelarts.faults.add("domain-scoped", family="iam")
+    gateway = await token_gateway(start_gateway, modelarts)
+
+    refused = await gateway.ask("GET", "/token/echo")
+
+    assert (refused.status, refused.code) == (503, "Gateway.CredentialUnavailable")
+    assert "project" in refused.json()["error_msg"]
+    assert modelarts.counters.requests["v1_iam"] == 0
 
 
 async def test_iam_down_at_start(start_gateway: StartGateway, modelarts: Simulator) -> None:

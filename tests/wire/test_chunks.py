@@ -1,0 +1,107 @@
+"""The chunked coding: any split of the bytes reads the same, and what has two readings is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.wire.chunks import LAST_CHUNK, ChunkedReader, chunk
+from gateway.wire.heads import HeadError
+
+
+def read(*pieces: bytes) -> tuple[bytes, bool, bytes]:
+    """Payload, whether it ended, and what stood behind it."""
+    reader = ChunkedReader()
+    payload = b""
+    rest = b""
+    for piece in pieces:
+        if reader.ended:
+            rest += piece
+        else:
+            payload += reader.feed(piece)
+            rest = reader.rest
+    return payload, reader.ended, rest
+
+
+@pytest.mark.parametrize(
+    ("framed", "payload"),
+    [
+        pytest.param(b"0\r\n\r\n", b"", id="empty"),
+        pytest.param(b"5\r\nhello\r\n0\r\n\r\n", b"hello", id="one"),
+        pytest.param(b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", b"hello!", id="two"),
+        pytest.param(b"00A\r\n0123456789\r\n000\r\n\r\n", b"0123456789", id="leading zeros, hexadecimal"),
+        pytest.param(b"a;name=value\r\n0123456789\r\n0;x\r\n\r\n", b"0123456789", id="extensions"),
+        pytest.param(b"2\r\n\r\n\r\n0\r\n\r\n", b"\r\n", id="payload that looks like framing"),
+        pytest.param(b"1\r\nx\r\n0\r\nTrailer: a\r\nOther: b\r\n\r\n", b"x", id="trailers"),
+    ],
+)
+def test_reading(framed: bytes, payload: bytes) -> None:
+    """The payload without its framing, whole or byte by byte; what follows belongs to the next message."""
+    assert read(framed + b"GET /") == (payload, True, b"GET /")
+    assert read(*(bytes([byte]) for byte in framed)) == (payload, True, b"")
+    assert read(framed[:-1])[1] is False
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        pytest.param(b"5\nhello\r\n0\r\n\r\n", id="bare LF after the size"),
+        pytest.param(b"5\r\nhello\n0\r\n\r\n", id="bare LF after the data"),
+        pytest.param(b"5\r\nhello0\r\n\r\n", id="no CR LF after the data"),
+        pytest.param(b"5\r\nhello!\r\n0\r\n\r\n", id="longer than it says"),
+        pytest.param(b"5 \r\nhello\r\n0\r\n\r\n", id="space after the size"),
+        pytest.param(b" 5\r\nhello\r\n0\r\n\r\n", id="space before the size"),
+        pytest.param(b"+5\r\nhello\r\n0\r\n\r\n", id="sign"),
+        pytest.param(b"-5\r\nhello\r\n0\r\n\r\n", id="minus"),
+        pytest.param(b"0x5\r\nhello\r\n0\r\n\r\n", id="prefix"),
+        pytest.param(b"5_0\r\nhello\r\n0\r\n\r\n", id="underscore"),
+        pytest.param(b"\r\nhello\r\n0\r\n\r\n", id="no size"),
+        pytest.param(b"g\r\nhello\r\n0\r\n\r\n", id="no digit"),
+        pytest.param(b"11111111111111111\r\nhello", id="beyond 64 bits"),
+        pytest.param(b"5;a\nb\r\nhello\r\n0\r\n\r\n", id="LF in an extension"),
+        pytest.param(b"5;a\x00b\r\nhello\r\n0\r\n\r\n", id="NUL in an extension"),
+        pytest.param(b"5;" + b"x" * 5000 + b"\r\nhello\r\n0\r\n\r\n", id="endless extension"),
+        pytest.param(b"0\r\nTransfer-Encoding: chunked\r\n\r\n", id="framing among the trailers"),
+        pytest.param(b"0\r\nContent-Length: 5\r\n\r\n", id="length among the trailers"),
+        pytest.param(b"0\r\nno colon\r\n\r\n", id="trailer without a colon"),
+        pytest.param(b"0\r\nA: b\nC: d\r\n\r\n", id="bare LF among the trailers"),
+        pytest.param(b"0\r\n" + b"A: b\r\n" * 5000 + b"\r\n", id="endless trailers"),
+    ],
+)
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "byte by byte"])
+def test_refused(framed: bytes, split: bool) -> None:
+    """Framing that servers read differently is refused, however it arrives."""
+    with pytest.raises(HeadError):
+        read(*((bytes([byte]) for byte in framed) if split else (framed,)))
+
+
+def test_writing() -> None:
+    """What we write is the plainest form, and reads back."""
+    assert chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
+    assert LAST_CHUNK == b"0\r\n\r\n"
+
+
+CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
+
+
+@given(CHUNKS, st.lists(st.integers(0, 400), max_size=8), st.binary(max_size=10))
+def test_any_split_reads_the_same(pieces: list[bytes], cuts: list[int], behind: bytes) -> None:
+    """Where the network cuts the bytes changes nothing: payload, end and rest are the same."""
+    framed = b"".join(map(chunk, pieces)) + LAST_CHUNK + behind
+    at = sorted({min(cut, len(framed)) for cut in cuts})
+    parts = [framed[begin:end] for begin, end in zip([0, *at], [*at, len(framed)], strict=True)]
+
+    assert read(*parts) == (b"".join(pieces), True, behind)
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_noise_reads_the_same_split_or_whole(noise: bytes, cut: int) -> None:
+    """A split never turns what is refused into a message that ends, nor the other way round."""
+
+    def outcome(*pieces: bytes) -> tuple[bytes, bytes] | None:
+        try:
+            payload, ended, rest = read(*pieces)
+        except HeadError:
+            return None
+        return (payload, rest) if ended else None
+
+    assert outcome(noise) == outcome(noise[:cut], noise[cut:])
