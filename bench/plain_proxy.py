@@ -50,8 +50,14 @@ class Proxy:
             headers["X-Auth-Token"] = self.token
             headers["Content-Length"] = str(request.content_length or 0)
             body = request.content
-        async with self.client.request(request.method, self.upstream + request.path_qs, headers=headers, data=body) as got:
-            kept = {name: value for name, value in got.headers.items() if name.lower() not in NOT_PASSED - {"content-length"}}
+        async with self.client.request(
+            request.method, self.upstream + request.path_qs, headers=headers, data=body
+        ) as got:
+            kept = {
+                name: value
+                for name, value in got.headers.items()
+                if name.lower() not in NOT_PASSED - {"content-length"}
+            }
             answer = web.StreamResponse(status=got.status, headers=kept)
             await answer.prepare(request)
             async for chunk in got.content.iter_any():

@@ -20,7 +20,7 @@ from gateway.body import Budget
 from gateway.callers import Callers
 from gateway.config import Address, Config, ConfigProblems, Tls, load
 from gateway.credentials.base import Credential, Services
-from gateway.errors import GatewayError
+from gateway.errors import Draining, GatewayError
 from gateway.exchange import Exchange, Moment
 from gateway.listener import Bounds, Listener
 from gateway.logs import AccessLog
@@ -293,7 +293,7 @@ class Gateway:
     async def close(self) -> None:
         """Cut what is left and close everything that was opened."""
         self._listener.stop_listening()
-        self._listener.abort()
+        self.proxy.cut(Draining("The gateway has stopped; send the request again.", retry_after_seconds=1))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -301,6 +301,7 @@ class Gateway:
             if not self.proxy.in_flight:
                 break
             await asyncio.sleep(0.01)
+        self._listener.abort()
         await self._admin.close()
         await asyncio.gather(*(known.close() for known in self._credentials.values()), *self._closing)
         self._upstreams.close()

@@ -17,12 +17,16 @@ def is_preflight(head: RequestHead) -> bool:
     return head.method == "OPTIONS" and b"origin" in noted and b"access-control-request-method" in noted
 
 
+def names(route: Route, origin: bytes) -> bool:
+    """The route's ``cors.origins`` has the origin, or ``*``."""
+    return route.cors is not None and ("*" in route.cors.origins or origin.decode("latin-1") in route.cors.origins)
+
+
 def check_origin(route: Route, origin: bytes) -> None:
-    """Raises OriginNotAllowed unless the route's ``cors.origins`` names the origin or has ``*``."""
+    """Raises OriginNotAllowed unless ``names``."""
+    if names(route, origin):
+        return
     if route.cors is not None:
-        origins = route.cors.origins
-        if "*" in origins or origin.decode("latin-1") in origins:
-            return
         what = f"cors.origins of route '{route.name}' does not name it"
     else:
         what = f"route '{route.name}' has no cors"

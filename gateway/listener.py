@@ -314,6 +314,12 @@ class CallerConnection(asyncio.Protocol):
             if self._story is not None:
                 self._story.cancel()  # an upload that was cut off: nothing of it may look complete upstream
             return False
+        if self._answer is not None and self._answer.started:
+            # Callers that are only done sending say so right behind their request; one that hears the beginning
+            # of its answer and then closes has gone.
+            if self._story is not None:
+                self._story.cancel()
+            return False
         self._half_closed_at = time.monotonic()
         self.keep_alive = False
         return True  # keep our side open: the caller may be waiting for its answer

@@ -406,21 +406,26 @@ class Proxy:
         answer.end()
 
     def _cors_lines(self, head: RequestHead) -> Lines:
-        """What lets a page read our error: only where its origin may use the route."""
+        """What lets a page read our error: only where its origin may use the route; what keeps caches apart, always."""
         try:
-            match = self.site.table.match(head.raw_path)
-            origin = head.fields.noted.get(b"origin")
-            if origin is not None:
-                cors.check_origin(match.route, origin)
+            route = self.site.table.match(head.raw_path).route
         except GatewayError:
             return []
-        return cors.answer_lines(match.route, origin)
+        origin = head.fields.noted.get(b"origin")
+        if origin is not None and not cors.names(route, origin):
+            origin = None
+        return cors.answer_lines(route, origin)
 
     def _close(self, exchange: Exchange) -> None:
         self._live.discard(exchange)
         if exchange.outcome == "caller_left" and not exchange.head_sent:
             exchange.status = 499
         self._observer.end(exchange)
+
+    def cut(self, error: GatewayError) -> None:
+        """End every request of this process, those that have no answer yet with ``error``."""
+        for exchange in tuple(self._live):
+            exchange.expire(error)
 
     # Time
 

@@ -238,7 +238,7 @@ def _expiry(body: bytes, now: float) -> float:
         raise FetchFailed("IAM's answer does not describe a token")
     project = token.get("project")
     if not isinstance(project, dict) or not isinstance(project.get("id"), str) or not project["id"]:
-        raise FetchFailed("the token is not project-scoped, and inference services take no other", Cause.REFUSED)
+        raise FetchFailed("the token is not project-scoped, and inference services take no other")
     expires_at = token.get("expires_at")
     if not isinstance(expires_at, str):
         raise FetchFailed("IAM's answer does not say when the token expires (expires_at)")

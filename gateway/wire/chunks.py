@@ -79,9 +79,11 @@ class ChunkedReader:
             self._finish(data[at + 2 :])
             return len(data)
         end = data.find(b"\r\n\r\n", at)
+        if (end if end >= 0 else len(data)) - at > _TRAILER_BYTES:
+            raise HeadError("the trailer section is too long")
         if end < 0:
-            if len(data) - at > _TRAILER_BYTES or (b"\n" in data[at:] and b"\r\n" not in data[at:]):
-                raise HeadError("the trailer section is too long or has no CR LF")
+            if b"\n" in data[at:] and b"\r\n" not in data[at:]:
+                raise HeadError("a line of the trailer section does not end in CR LF")
             return at
         fields = FieldBlock(_split(data[at:end]), _NAMES)
         if not _FRAMING.isdisjoint(fields.noted):

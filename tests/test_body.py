@@ -1,0 +1,316 @@
+"""A request body: counted always, kept where it must be, never more than it may."""
+
+import asyncio
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.body import Body, Budget
+from gateway.errors import BodyTooLarge, GatewayError, Overloaded
+from gateway.exchange import Exchange, Moment
+
+
+class Source:
+    """A caller's body whose pieces arrive when a test lets them; afterwards it has ended."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pieces: list[bytes], *, declared: bool) -> None:
+        self.moment = Moment(loop)
+        self.pieces = list(pieces)
+        self.arrived: list[bytes] = []
+        self.chunked = not declared
+        self.content_length = sum(map(len, pieces)) if declared else None
+        self.ended = not any(pieces) and declared
+        self.invited = 0
+        self.taken = 0
+
+    def arrive(self, count: int | None = None) -> None:
+        """Let the next pieces arrive, all of them without a count."""
+        count = len(self.pieces) if count is None else count
+        self.arrived += self.pieces[:count]
+        del self.pieces[:count]
+        if not self.arrived and not self.pieces:
+            self.ended = True
+        self.moment.wake()
+
+    def take(self) -> bytes:
+        data = b"".join(self.arrived)
+        self.arrived.clear()
+        self.taken += len(data)
+        if not self.pieces:
+            self.ended = True
+        return data
+
+    def invite(self) -> None:
+        self.invited += 1
+
+
+@contextlib.contextmanager
+def opened(
+    pieces: list[bytes],
+    *,
+    declared: bool = True,
+    limit: int | None = 1000,
+    replay: int = 100,
+    budget: Budget | None = None,
+    arrived: bool = True,
+) -> Iterator[tuple[Body, Source, Exchange]]:
+    """A body from these pieces, closed at the end."""
+    try:
+        loop = asyncio.get_running_loop()
+        made = None
+    except RuntimeError:
+        loop = made = asyncio.new_event_loop()
+    source = Source(loop, pieces, declared=declared)
+    exchange = Exchange(source.moment, 0.0, "id", "POST", "/")
+    body = Body(source, exchange, budget or Budget(None), route="r", limit_bytes=limit, replay_bytes=replay)
+    if arrived:
+        source.arrive()
+    try:
+        yield body, source, exchange
+    finally:
+        body.close()
+        if made is not None:
+            made.close()
+
+
+def streamed(body: Body) -> bytes:
+    """Everything that ``take`` gives until the end."""
+    data = b""
+    while not body.ended:
+        data += body.take()
+    return data
+
+
+FRAMINGS = pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+
+
+@FRAMINGS
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 1000])
+def test_streaming(declared: bool, size: int) -> None:
+    """What comes goes, counted; a second time only what fits into ``replay``."""
+    content = bytes(range(250)) * 4
+    with opened([content[:size]], declared=declared) as (body, _, exchange):
+        assert streamed(body) == content[:size]
+        assert (body.received_bytes, exchange.request_bytes, body.length) == (size, size, size)
+        assert body.replayable is (size <= 100)
+        if body.replayable:
+            body.rewind()
+            assert streamed(body) == content[:size]
+        assert exchange.body_mode == ("none" if size == 0 and declared else "streamed")
+
+
+def test_over_the_limit_declared() -> None:
+    """A declared length over the limit is refused before a byte is taken, and the message names limit and route."""
+    with pytest.raises(BodyTooLarge) as caught, opened([b"x" * 1001]):
+        raise AssertionError("it was opened")
+
+    assert caught.value.setting == "limits.body"
+    assert "1 kB" in caught.value.message
+    assert "'r'" in caught.value.message
+
+
+@pytest.mark.parametrize("how", ["take", "fits", "sha256"])
+async def test_over_the_limit_on_the_way(how: str) -> None:
+    """The byte that passes the limit ends the body, however it is being read."""
+    with opened([b"x" * 1000, b"y"], declared=False, replay=5000) as (body, _, _):
+        with pytest.raises(BodyTooLarge):
+            await {"take": take_all, "fits": lambda body: body.fits(5000), "sha256": Body.sha256}[how](body)
+
+
+async def take_all(body: Body) -> None:
+    streamed(body)
+
+
+def test_no_limit() -> None:
+    """``none`` counts and lets pass."""
+    with opened([b"x" * 100_000], limit=None) as (body, _, _):
+        assert len(streamed(body)) == 100_000
+
+
+@FRAMINGS
+@pytest.mark.parametrize("size", [0, 1, 100, 101, 900])
+async def test_hashing(declared: bool, size: int) -> None:
+    """The hash is of every byte; afterwards length and content are known and can be sent any number of times."""
+    content = bytes(range(250)) * 4
+    pieces = [content[at : at + 7] for at in range(0, size, 7)]
+    pieces[-1:] = [pieces[-1][: size - 7 * (len(pieces) - 1)]] if pieces else []
+    with opened(pieces, declared=declared, arrived=False) as (body, source, exchange):
+        hashing = asyncio.create_task(body.sha256())
+        while not hashing.done():
+            await asyncio.sleep(0)
+            source.arrive(1)
+            await asyncio.sleep(0)
+
+        assert hashing.result() == hashlib.sha256(content[:size]).hexdigest()
+        assert body.length == size
+        assert body.replayable
+        assert [streamed(body), body.rewind(), streamed(body)] == [content[:size], None, content[:size]]
+        mode = "none" if not size else "memory" if size <= 100 else "file"
+        assert exchange.body_mode == mode
+
+
+@FRAMINGS
+@pytest.mark.parametrize(("size", "fits"), [(0, True), (100, True), (101, False), (500, False)])
+async def test_fitting(declared: bool, size: int, fits: bool) -> None:
+    """Whether a body fits is found without losing any of it: what does not is streamed on from its first byte."""
+    pieces = [b"a" * min(size, 60), b"b" * max(0, size - 60)]
+    with opened(pieces, declared=declared) as (body, _, exchange):
+        assert await body.fits(100) is fits
+        assert streamed(body) == b"".join(pieces)
+        assert exchange.body_mode == ("none" if not size and declared else "memory" if fits and size else "streamed")
+
+
+async def test_a_waiting_caller_is_invited() -> None:
+    """A body that must be received whole invites a caller that waits for 100 Continue, and says whom it waits for."""
+    with opened([b"abc"], arrived=False) as (body, source, exchange):
+        hashing = asyncio.create_task(body.sha256())
+        await asyncio.sleep(0)
+        waiting = (source.invited, exchange.waits_for_caller)
+        source.arrive()
+        await hashing
+
+        assert waiting == (1, True)
+        assert exchange.waits_for_caller is False
+
+
+async def test_declared_too_large_for_memory_is_not_collected() -> None:
+    """A length known to be over the mark needs no waiting."""
+    with opened([b"x" * 101], arrived=False) as (body, source, _):
+        assert await body.fits(100) is False
+        assert source.taken == 0
+
+
+async def test_the_budget_is_shared_and_given_back() -> None:
+    """Bodies held for their signature come out of one budget; the one that does not fit is told so; closing gives back."""
+    budget = Budget(150)
+    with opened([b"x" * 100], budget=budget) as (first, _, _):
+        await first.sha256()
+        assert budget.used_bytes == 100
+        with opened([b"y" * 100], budget=budget) as (second, _, _):
+            with pytest.raises(Overloaded) as caught:
+                await second.sha256()
+        assert (caught.value.setting, caught.value.retry_after_seconds) == ("process.body_memory", 1)
+        assert budget.used_bytes == 100
+    assert budget.used_bytes == 0
+
+
+def test_without_budget_streams_go_on() -> None:
+    """A body that is only kept for a second attempt gives that up when there is no room, and passes."""
+    budget = Budget(50)
+    with opened([b"x" * 80], budget=budget) as (body, _, _):
+        assert streamed(body) == b"x" * 80
+        assert body.replayable is False
+    assert budget.used_bytes == 0
+
+
+async def test_files_leave_the_budget_alone() -> None:
+    """What goes to a file is not held in memory."""
+    budget = Budget(150)
+    with opened([b"x" * 90, b"y" * 90, b"z" * 90], declared=False, budget=budget, arrived=False) as (body, source, _):
+        hashing = asyncio.create_task(body.sha256())
+        for _ in range(4):
+            await asyncio.sleep(0)
+            source.arrive(1)
+            await asyncio.sleep(0)
+        await hashing
+
+        assert budget.used_bytes == 0
+        assert streamed(body) == b"x" * 90 + b"y" * 90 + b"z" * 90
+        assert body.replayable
+
+
+class Full:
+    """A file on a disk without room: it cannot be made, refuses to be written, or takes only a part."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+        self.closed = False
+
+    def __call__(self, *_: Any, **__: Any) -> "IO[bytes] | Full":
+        if self._how == "made":
+            raise OSError(28, "No space left on device")
+        return self
+
+    def seek(self, *_: int) -> int:
+        return 0
+
+    def write(self, data: bytes) -> int:
+        if self._how == "written":
+            raise OSError(28, "No space left on device")
+        return len(data) - 1
+
+    def read(self, *_: int) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("how", ["made", "written", "written in part"])
+async def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """A temporary file that cannot hold the body: 503 that tells the operator what to do, never a shorter body."""
+    full = Full(how)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with opened([b"x" * 500]) as (body, _, _):
+        with pytest.raises(Overloaded) as caught:
+            await body.sha256()
+
+    assert caught.value.setting == "replay"
+    assert "TMPDIR" in caught.value.message
+    assert full.closed is (how != "made")
+
+
+async def test_temporary_files_have_no_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A held body leaves nothing behind, whatever becomes of the process."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with opened([b"x" * 500]) as (body, _, exchange):
+        await body.sha256()
+
+        assert exchange.body_mode == "file"
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(12 * 1024 * 1024, "12 MiB"), (12_000_000, "12 MB"), (64 * 1024, "64 KiB"), (1001, "1001 bytes"), (1 << 30, "1 GiB")],
+)
+def test_limits_are_said_as_they_were_written(limit: int, said: str) -> None:
+    """The message has the limit in the unit in which it is a whole number."""
+    loop = asyncio.new_event_loop()
+    source = Source(loop, [], declared=True)
+    source.content_length = limit + 1
+    exchange = Exchange(source.moment, 0.0, "id", "POST", "/")
+    loop.close()
+
+    with pytest.raises(BodyTooLarge, match=f"over {said},"):
+        Body(source, exchange, Budget(None), route="r", limit_bytes=limit, replay_bytes=0)
+
+
+def test_nothing_is_kept_without_replay() -> None:
+    """``replay: none`` keeps nothing; a body of which nothing was received can still be sent."""
+    with opened([b"abc"], replay=0) as (body, _, _):
+        assert body.replayable
+        streamed(body)
+        assert not body.replayable
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.integers(0, 200), st.booleans(), st.integers(0, 400))
+def test_any_pieces_come_out_whole_or_not_at_all(pieces: list[bytes], replay: int, declared: bool, limit: int) -> None:
+    """However a body is cut: over the limit it is an error, else every byte comes out in order, twice where it can."""
+    content = b"".join(pieces)
+    try:
+        with opened(pieces, declared=declared, limit=limit, replay=replay) as (body, _, _):
+            assert streamed(body) == content
+            if body.replayable:
+                body.rewind()
+                assert streamed(body) == content
+            assert len(content) <= limit
+    except GatewayError as error:
+        assert isinstance(error, BodyTooLarge)
+        assert len(content) > limit
