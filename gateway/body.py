@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from typing import IO
 
@@ -58,6 +59,7 @@ class Body:
         "_kept",
         "_setting_route",
         "_source",
+        "_written",
         "limit_bytes",
         "received_bytes",
         "replay_bytes",
@@ -86,7 +88,8 @@ class Body:
         self._held_bytes = 0
         self._at = 0  # next piece of _kept to hand out
         self._file: IO[bytes] | None = None
-        self._file_at = 0
+        self._file_at = 0  # next byte of the file to hand out
+        self._written = 0
         self._hash: hashlib._Hash | None = None
         declared = source.content_length
         if limit_bytes is not None and declared is not None and declared > limit_bytes:
@@ -133,8 +136,7 @@ class Body:
             self._at += 1
             return piece
         if self._file is not None and self._file_at < self.received_bytes:
-            self._file.seek(self._file_at)
-            piece = self._file.read(_FILE_READ_BYTES)
+            piece = os.pread(self._file.fileno(), _FILE_READ_BYTES, self._file_at)
             self._file_at += len(piece)
             return piece
         piece = self._receive()
@@ -262,9 +264,9 @@ class Body:
     def _write(self, piece: bytes) -> None:
         assert self._file is not None
         try:
-            self._file.seek(0, 2)
-            if self._file.write(piece) != len(piece):
+            if os.pwrite(self._file.fileno(), piece, self._written) != len(piece):
                 raise self._no_disk()
+            self._written += len(piece)
         except OSError as error:
             raise self._no_disk() from error
 

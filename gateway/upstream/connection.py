@@ -1,9 +1,9 @@
 """One connection to an upstream, one request at a time; what it says is read strictly or not at all."""
 
 import asyncio
-import socket
 from typing import cast
 
+from gateway import tcp
 from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamUnreachable
 from gateway.exchange import Moment
 from gateway.wire.chunks import ChunkedReader
@@ -15,8 +15,6 @@ _HEAD_BYTES = 128 * 1024
 _HIGH_WATER_BYTES = 128 * 1024
 # Informational answers to one request; Go's client stops at a similar number.
 _INTERIMS = 16
-
-_TCP_ESTABLISHED = 1  # first octet of struct tcp_info, linux/tcp.h
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -30,7 +28,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.requests = 0
         self._moment: Moment | None = None
-        self._socket: socket.socket | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -118,25 +115,16 @@ class UpstreamConnection(asyncio.Protocol):
         """Still established as far as the kernel knows: one system call that spares most stale connections."""
         if self.closed or self.transport is None or self.transport.is_closing():
             return False
-        if self._socket is None:
-            return True
-        try:
-            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
-        except OSError:
-            return False
+        return tcp.state(self.transport) in {tcp.ESTABLISHED, None}
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
-        found = transport.get_extra_info("socket")
-        if found is not None and hasattr(socket, "TCP_INFO") and found.family != socket.AF_UNIX:
-            self._socket = found
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
         self.transport = None
-        self._socket = None
         if self._moment is None or self.ended or self.fault is not None:
             self._wake()
             return

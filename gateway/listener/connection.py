@@ -1,15 +1,10 @@
-"""The door: callers' connections, read by the letter and answered in order, one task per request."""
+"""One caller's connection, from its first byte to its last."""
 
 import asyncio
-import contextlib
-import logging
-import socket
-import struct
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from gateway import tcp
 from gateway.errors import (
     REASONS,
     BadRequest,
@@ -23,14 +18,15 @@ from gateway.errors import (
 )
 from gateway.exchange import Moment
 from gateway.headers import field_line
-from gateway.inbound import Answer, Inbound, Lines, Peer
-from gateway.wire.chunks import LAST_CHUNK, ChunkedReader, chunk
-from gateway.wire.heads import HeadError, RequestHead, parse_request
+from gateway.inbound import Peer
+from gateway.listener.answer import CallerAnswer, CallerTunnel
+from gateway.listener.bounds import Bounds
+from gateway.listener.request import CallerBody, CallerInbound
+from gateway.wire.heads import RequestHead, parse_request
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from gateway.listener.listener import Listener
 
-# Body bytes held for a story that has not taken them; above it, reading stops.
-_HIGH_WATER_BYTES = 64 * 1024
 # Bytes of further requests held while one is being answered (RFC 9112 section 9.3.2 allows pipelining).
 _PIPELINE_BYTES = 64 * 1024
 # After an answer that leaves an upload unread, the rest is read and dropped for this long, so that the caller reads the
@@ -41,210 +37,6 @@ _UNSENT_SECONDS = 30.0
 # A caller that closed its sending side may only be done sending. After this long without an answer it is asked.
 _HALF_CLOSED_SECONDS = 0.3
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_TCP_CLOSE = 7  # first octet of struct tcp_info, linux/tcp.h
-
-_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a caller may take of us before there is a route; ``None`` is no bound."""
-
-    head_seconds: float | None = 10.0
-    head_bytes: int | None = 64 * 1024
-    keep_alive_seconds: float | None = 75.0
-
-
-Story = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]
-Refused = Callable[[GatewayError, str], str]  # told of requests without a story; gives the request id
-
-
-class CallerBody:
-    """The request body as it arrives (``inbound.BodySource``)."""
-
-    __slots__ = (
-        "_arrived",
-        "_arrived_bytes",
-        "_chunks",
-        "_connection",
-        "_invited",
-        "_left",
-        "chunked",
-        "content_length",
-        "ended",
-        "fault",
-        "moment",
-        "received",
-    )
-
-    def __init__(self, connection: "CallerConnection", head: RequestHead, moment: Moment) -> None:
-        self._connection = connection
-        self.moment = moment
-        self.content_length = head.content_length
-        self.chunked = head.chunked
-        self._arrived: list[bytes] = []
-        self._arrived_bytes = 0
-        self._left = head.content_length or 0
-        self._chunks = ChunkedReader() if head.chunked else None
-        self._invited = not head.expects_continue
-        self.received = not self._left and self._chunks is None  # the whole message has arrived
-        self.ended = self.received
-        self.fault: GatewayError | None = None
-
-    def feed(self, data: bytes) -> bytes:
-        """Take this message's part of what was read; the rest belongs to the next one."""
-        if self.fault is not None:
-            return b""
-        if self._chunks is not None:
-            try:
-                payload = self._chunks.feed(data)
-            except HeadError as error:
-                self.fault = BadRequest(f"The request body's framing is broken: {error}.")
-                payload = b""
-            rest = self._chunks.rest
-            self.received = self._chunks.ended
-        else:
-            payload, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
-            self._left -= len(payload)
-            self.received = not self._left
-        if payload:
-            self._invited = True  # it did not wait for 100 Continue
-            self._arrived.append(payload)
-            self._arrived_bytes += len(payload)
-        elif self.received and not self._arrived:
-            self.ended = True
-        return rest
-
-    @property
-    def full(self) -> bool:
-        return self._arrived_bytes > _HIGH_WATER_BYTES
-
-    def take(self) -> bytes:
-        arrived = self._arrived
-        if not arrived:
-            if self.fault is not None:
-                raise self.fault
-            return b""
-        data = arrived[0] if len(arrived) == 1 else b"".join(arrived)
-        arrived.clear()
-        self._arrived_bytes = 0
-        if self.received:
-            self.ended = True
-        self._connection.body_taken()
-        return data
-
-    def invite(self) -> None:
-        if not self._invited:
-            self._invited = True
-            self._connection.write(_CONTINUE)
-
-
-class CallerInbound:
-    """One request (``inbound.Inbound``)."""
-
-    __slots__ = ("arrived", "body", "head", "peer", "story")
-
-    def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float) -> None:
-        self.head = head
-        self.body = body
-        self.peer = peer
-        self.arrived = arrived
-        self.story: asyncio.Task[None] | None = None
-
-
-class CallerAnswer:
-    """One response (``inbound.Answer``), and after a 101 the tunnel (``inbound.Tunnel``)."""
-
-    __slots__ = ("_bodiless", "_chunked", "_connection", "_left", "_pending", "started", "writable")
-
-    def __init__(self, connection: "CallerConnection") -> None:
-        self._connection = connection
-        self._pending: list[bytes] = []
-        self._chunked = False
-        self._bodiless = False
-        self._left: int | None = None
-        self.started = False  # bytes of the head have left
-        self.writable = connection.writable
-
-    def interim(self, status: int, reason: bytes, lines: Lines) -> None:
-        if self._connection.minor and not self.started:
-            self._connection.write(b"\r\n".join([b"HTTP/1.1 %d %b" % (status, reason), *lines, b"\r\n"]))
-
-    def head(self, status: int, reason: bytes, lines: Lines, length: int | None, *, bodiless: bool = False) -> None:
-        connection = self._connection
-        first = _STATUS_LINES.get((status, reason))
-        if first is None:
-            first = b"HTTP/1.1 %d %b" % (status, reason)
-            if len(_STATUS_LINES) < 256:
-                _STATUS_LINES[status, reason] = first
-        pending = [first, *lines]
-        self._bodiless = bodiless
-        self._chunked = False
-        self._left = None
-        if length is not None:
-            pending.append(b"Content-Length: %d" % length)
-            self._left = 0 if bodiless else length
-        elif not bodiless:
-            if connection.minor:
-                self._chunked = True
-                pending.append(b"Transfer-Encoding: chunked")
-            else:
-                connection.keep_alive = False  # HTTP/1.0: only the end of the connection ends the body
-        if not connection.may_keep_alive():
-            connection.keep_alive = False  # and it stays so, even if the upload completes meanwhile
-            pending.append(b"Connection: close")
-        elif not connection.minor:
-            pending.append(b"Connection: keep-alive")
-        pending.append(b"\r\n")
-        self._pending = [b"\r\n".join(pending)]
-
-    def chunk(self, data: bytes) -> None:
-        if data and not self._bodiless:
-            if self._left is not None:
-                self._left -= len(data)
-            self._pending.append(chunk(data) if self._chunked else data)
-
-    def flush(self) -> None:
-        pending = self._pending
-        if pending:
-            self.started = True
-            self._connection.write(pending[0] if len(pending) == 1 else b"".join(pending))
-            pending.clear()
-
-    def end(self) -> None:
-        if self._chunked:
-            self._pending.append(LAST_CHUNK)
-        self.flush()
-        self._connection.answered()
-
-    def cut(self) -> None:
-        self._pending.clear()
-        self._connection.cut(hard=not self._chunked and self._left is None)
-
-    def tunnel(self, reason: bytes, lines: Lines) -> "CallerTunnel":
-        head = [b"HTTP/1.1 101 " + reason, *lines, b"Connection: Upgrade", b"Upgrade: websocket", b"\r\n"]
-        self.started = True
-        return self._connection.open_tunnel(b"\r\n".join(head))
-
-
-class CallerTunnel:
-    """Bytes both ways (``inbound.Tunnel``)."""
-
-    __slots__ = ("_connection", "arrived", "ended")
-
-    def __init__(self, connection: "CallerConnection") -> None:
-        self._connection = connection
-        self.arrived: list[bytes] = []
-        self.ended = False
-
-    def take(self) -> bytes:
-        data = b"".join(self.arrived)
-        self.arrived.clear()
-        self._connection.resume_reading()
-        return data
-
-    def write(self, data: bytes) -> None:
-        self._connection.write(data)
 
 
 class CallerConnection(asyncio.Protocol):
@@ -341,9 +133,6 @@ class CallerConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
-    def body_taken(self) -> None:
-        self.resume_reading()
-
     def may_keep_alive(self) -> bool:
         """Another request may follow: nobody said close, and this one's body has arrived whole."""
         return (
@@ -356,8 +145,8 @@ class CallerConnection(asyncio.Protocol):
 
     def answered(self) -> None:
         """The response has been written whole."""
-        keep = self.may_keep_alive()
         received = self._inbound is None or self._inbound.body.received
+        keep = self.keep_alive and received  # as the answer's head has said
         self._inbound = self._answer = self._story = None
         if self.transport is None:
             return
@@ -375,7 +164,7 @@ class CallerConnection(asyncio.Protocol):
         if self.transport is None:
             return
         if hard:
-            _reset(self.transport)
+            tcp.reset(self.transport)
         else:
             self._finish(linger=False)
 
@@ -406,7 +195,7 @@ class CallerConnection(asyncio.Protocol):
         try:
             head = parse_request(head_bytes)
         except GatewayError as error:
-            self._refuse(error)
+            self._refuse(error, head_bytes)
             return
         self._begin(head, rest)
 
@@ -415,11 +204,15 @@ class CallerConnection(asyncio.Protocol):
         if limit_bytes is not None and len(buffer) > limit_bytes:
             if b"\r\n" not in buffer[:limit_bytes]:
                 self._refuse(
-                    UriTooLong("The request line is too long (process.head_bytes).", setting="process.head_bytes")
+                    UriTooLong("The request line is too long (process.head_bytes).", setting="process.head_bytes"),
+                    buffer,
                 )
             else:
                 self._refuse(
-                    HeadersTooLarge("The request head is too large (process.head_bytes).", setting="process.head_bytes")
+                    HeadersTooLarge(
+                        "The request head is too large (process.head_bytes).", setting="process.head_bytes"
+                    ),
+                    buffer,
                 )
             return
         self._scanned = max(0, len(buffer) - 3)
@@ -478,14 +271,15 @@ class CallerConnection(asyncio.Protocol):
 
     # Ending
 
-    def _refuse(self, error: GatewayError) -> None:
-        """Answer what never became a request, and close."""
+    def _refuse(self, error: GatewayError, head: bytes = b"") -> None:
+        """Answer what never became a request, of which ``head`` is the beginning, and close."""
         request_id = self._listener.refused(error, self._peer.address)
         self.keep_alive = False
         body = error_body(error, request_id)
         lines = [field_line(*field) for field in error_fields(error, request_id)]
         answer = CallerAnswer(self)
-        answer.head(error.status, REASONS[error.status].encode(), lines, len(body))
+        reason = REASONS[error.status].encode()
+        answer.head(error.status, reason, lines, len(body), bodiless=head.startswith(b"HEAD "))
         answer.chunk(body)
         answer.flush()
         self._finish(linger=True)
@@ -517,6 +311,8 @@ class CallerConnection(asyncio.Protocol):
             self._sweep_idle(now, bounds)
         elif self._half_closed_at is not None:
             self._sweep_half_closed(now)
+        elif self._paused and self.transport is not None:
+            self._look_at_paused(self.transport, now)
 
     def _sweep_idle(self, now: float, bounds: Bounds) -> None:
         waited = now - self._since
@@ -546,15 +342,16 @@ class CallerConnection(asyncio.Protocol):
         if not self._asked and now - self._half_closed_at > _HALF_CLOSED_SECONDS:
             self._asked = True
             self.write(_CONTINUE)
-        elif self._asked:
-            found = self.transport.get_extra_info("socket")
-            if found is not None and found.family != socket.AF_UNIX and hasattr(socket, "TCP_INFO"):
-                try:
-                    gone = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
-                except OSError:
-                    gone = True
-                if gone:
-                    self.transport.abort()
+        elif self._asked and tcp.state(self.transport) == tcp.CLOSE:
+            self.transport.abort()
+
+    def _look_at_paused(self, transport: asyncio.Transport, now: float) -> None:
+        """Nobody reads a caller whose bytes we hold back, so nobody hears it leave: ask the kernel."""
+        state = tcp.state(transport)
+        if state == tcp.CLOSE:
+            transport.abort()
+        elif state == tcp.CLOSE_WAIT:
+            self._half_closed_at = now
 
     def close_idle(self) -> None:
         if self._inbound is None:
@@ -563,55 +360,6 @@ class CallerConnection(asyncio.Protocol):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
-
-
-class Listener:
-    """All callers' connections of this process."""
-
-    def __init__(self, story: Story, refused: Refused, bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.story = story
-        self.refused = refused
-        self.bounds = bounds
-        self.connections: set[CallerConnection] = set()
-        self.draining = False  # answers say Connection: close
-        self.refusing = False  # new requests on kept connections get 503
-        self._servers: list[asyncio.AbstractServer] = []
-
-    def connection(self) -> CallerConnection:
-        return CallerConnection(self)
-
-    async def serve(self, sock: socket.socket, ssl_context: object = None) -> None:
-        server = await self.loop.create_server(self.connection, sock=sock, ssl=ssl_context, backlog=4096)  # type: ignore[call-overload]
-        self._servers.append(server)
-
-    def sweep(self, now: float) -> None:
-        for connection in tuple(self.connections):
-            connection.sweep(now)
-
-    def stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        self.draining = self.refusing = True
-        for connection in tuple(self.connections):
-            connection.close_idle()
-
-    def abort(self) -> int:
-        """Cut what is left; how many connections that were."""
-        left = tuple(self.connections)
-        for connection in left:
-            connection.abort()
-        return len(left)
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """Close with a reset: ``abort`` alone ends a connection as politely as a complete response does."""
-    found = transport.get_extra_info("socket")
-    if found is not None:
-        with contextlib.suppress(OSError):
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
 
 
 def _peer(transport: asyncio.BaseTransport) -> Peer:
