@@ -21,7 +21,7 @@ from gateway.headers import field_line
 from gateway.inbound import Peer
 from gateway.listener.answer import CallerAnswer, CallerTunnel
 from gateway.listener.bounds import Bounds
-from gateway.listener.request import CallerBody, CallerInbound
+from gateway.listener.request import CONTINUE, CallerBody, CallerInbound
 from gateway.wire.heads import RequestHead, parse_request
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _LINGER_SECONDS = 2.0
 _UNSENT_SECONDS = 30.0
 # A caller that closed its sending side may only be done sending. After this long without an answer it is asked.
 _HALF_CLOSED_SECONDS = 0.3
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class CallerConnection(asyncio.Protocol):
@@ -49,7 +48,7 @@ class CallerConnection(asyncio.Protocol):
         self._peer = Peer("")
         self._buffer = b""
         self._scanned = 0
-        self._paused = False
+        self.paused = False
         self._inbound: CallerInbound | None = None
         self._answer: CallerAnswer | None = None
         self._story: asyncio.Task[None] | None = None
@@ -154,7 +153,8 @@ class CallerConnection(asyncio.Protocol):
             self._finish(linger=not received)
             return
         self._since = time.monotonic()
-        self.resume_reading()
+        if self.paused:
+            self.resume_reading()
         if self._buffer:
             self._next_request()
 
@@ -239,10 +239,9 @@ class CallerConnection(asyncio.Protocol):
         self._inbound = inbound = CallerInbound(head, body, self._peer, time.monotonic())
         self._answer = answer = CallerAnswer(self)
         if rest:
-            if body.received:
-                self._buffer = rest
-            else:
-                self._feed(rest)
+            self._buffer = rest if body.received else body.feed(rest)
+            if body.full or len(self._buffer) > _PIPELINE_BYTES:
+                self._pause_reading()
         self._story = inbound.story = self._loop.create_task(self._listener.story(inbound, answer))
 
     def _feed(self, data: bytes) -> None:
@@ -260,13 +259,13 @@ class CallerConnection(asyncio.Protocol):
             self._inbound.body.moment.wake()
 
     def _pause_reading(self) -> None:
-        if not self._paused and self.transport is not None:
-            self._paused = True
+        if not self.paused and self.transport is not None:
+            self.paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._paused and self.transport is not None:
-            self._paused = False
+        if self.paused and self.transport is not None:
+            self.paused = False
             self.transport.resume_reading()
 
     # Ending
@@ -311,7 +310,7 @@ class CallerConnection(asyncio.Protocol):
             self._sweep_idle(now, bounds)
         elif self._half_closed_at is not None:
             self._sweep_half_closed(now)
-        elif self._paused and self.transport is not None:
+        elif self.paused and self.transport is not None:
             self._look_at_paused(self.transport, now)
 
     def _sweep_idle(self, now: float, bounds: Bounds) -> None:
@@ -341,7 +340,7 @@ class CallerConnection(asyncio.Protocol):
             return
         if not self._asked and now - self._half_closed_at > _HALF_CLOSED_SECONDS:
             self._asked = True
-            self.write(_CONTINUE)
+            self.write(CONTINUE)
         elif self._asked and tcp.state(self.transport) == tcp.CLOSE:
             self.transport.abort()
 

@@ -11,11 +11,13 @@ from gateway.wire.heads import HeadError, RequestHead
 
 # Body bytes held for a story that has not taken them; above it, reading stops.
 _HIGH_WATER_BYTES = 64 * 1024
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Door(Protocol):
     """The connection, as a body needs it."""
+
+    paused: bool  # reading is paused
 
     def write(self, data: bytes) -> None: ...
 
@@ -93,13 +95,14 @@ class CallerBody:
         self._arrived_bytes = 0
         if self.received:
             self.ended = True
-        self._connection.resume_reading()
+        if self._connection.paused:
+            self._connection.resume_reading()
         return data
 
     def invite(self) -> None:
         if not self._invited:
             self._invited = True
-            self._connection.write(_CONTINUE)
+            self._connection.write(CONTINUE)
 
 
 class CallerInbound:

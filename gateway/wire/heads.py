@@ -151,9 +151,9 @@ def parse_request(head: bytes) -> RequestHead:
     if host is None:
         if request.minor:
             raise BadRequest("The request has no Host field (RFC 9112 section 3.2).")
-    elif host not in _HOSTS and (fields.came_twice(b"host") or not _is_host(host)):
+    elif host not in _HOSTS and not _is_host(host):
         raise BadRequest("The request's Host field is repeated or is not a host (RFC 9112 section 3.2).")
-    _read_framing(request, noted, fields)
+    _read_framing(request, noted)
     _read_connection(request, noted)
     return request
 
@@ -207,7 +207,7 @@ def _path_of_absolute(target: bytes) -> bytes:
     return path if path.startswith(b"/") else b"/" + path
 
 
-def _read_framing(request: RequestHead, noted: dict[bytes, bytes], fields: FieldBlock) -> None:
+def _read_framing(request: RequestHead, noted: dict[bytes, bytes]) -> None:
     """Exactly one of Content-Length and ``Transfer-Encoding: chunked``, or neither (RFC 9112 section 6)."""
     length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
     request.content_length, request.chunked = None, False
@@ -216,7 +216,7 @@ def _read_framing(request: RequestHead, noted: dict[bytes, bytes], fields: Field
             raise BadRequest("Content-Length and Transfer-Encoding together are ambiguous (RFC 9112 section 6.1).")
         if not request.minor:
             raise BadRequest("HTTP/1.0 has no Transfer-Encoding (RFC 9112 section 6.1).")
-        if coding.lower() != b"chunked" or fields.came_twice(b"transfer-encoding"):
+        if coding.lower() != b"chunked":
             codings = [part.strip().lower() for part in coding.split(b",")]
             final_only = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
             raise BadRequest(
@@ -225,8 +225,8 @@ def _read_framing(request: RequestHead, noted: dict[bytes, bytes], fields: Field
             )
         request.chunked = True
     elif length is not None:
-        # isdigit() of bytes knows ASCII digits only
-        if not length.isdigit() or len(length) > _LENGTH_DIGITS or fields.came_twice(b"content-length"):
+        # isdigit() of bytes knows ASCII digits only; two fields have been joined with a comma
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS:
             raise BadRequest("Content-Length must be one decimal number (RFC 9112 section 6.2).")
         request.content_length = int(length)
 
@@ -292,11 +292,11 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
     if coding is not None:
         if length is not None or not minor:
             raise HeadError("Transfer-Encoding beside Content-Length or in HTTP/1.0")
-        if coding.lower() != b"chunked" or fields.came_twice(b"transfer-encoding"):
+        if coding.lower() != b"chunked":
             raise HeadError("a Transfer-Encoding other than chunked")
         response.chunked = True
     elif length is not None:
-        if not length.isdigit() or len(length) > _LENGTH_DIGITS or fields.came_twice(b"content-length"):
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS:
             raise HeadError("a Content-Length that is not one decimal number")
         response.content_length = int(length)
     response.bodiless = to_head_request or response.status < 200 or response.status in {204, 304}

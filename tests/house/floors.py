@@ -7,6 +7,7 @@ FLOORS = {
     "deadline": 0,
     "secret": 0,
     "exchange": 0,
+    "tcp": 0,
     # rules: pure, no clock, no network
     "headers": 1,
     "paths": 1,
