@@ -116,9 +116,11 @@ class Proxy:
             log.error("request %s failed: %s at %s", exchange.request_id, type(fault).__name__, _place_of(fault))  # noqa: TRY400
             error = Internal("The gateway failed at this request; its log names the place under the request id.")
         finally:
-            if error is not None:
-                self._refuse(error, inbound, answer, exchange)
-            self._close(exchange)
+            try:
+                if error is not None:
+                    self._refuse(error, inbound, answer, exchange)
+            finally:
+                self._close(exchange)
 
     async def _forward(self, inbound: Inbound, answer: Answer, exchange: Exchange) -> None:
         site, head = self.site, inbound.head
@@ -229,12 +231,12 @@ class Proxy:
         """An answer from 400 up: what was read of its body, and why to send the request once more, if at all."""
         exchange.upstream_status = response.status
         look = retry.may_look(exchange, outbound, response)
-        beginning = await retry.peek(attempt, exchange, self._now) if look else attempt.take()
+        beginning = await retry.peek(attempt, exchange) if look else attempt.take()
         refusal = classify(response.status, beginning[:_CLASSIFIED_BYTES], response.fields.noted.get(b"server", b""))
         if refusal is None:
             return beginning, None
         exchange.upstream_class = refusal.label
-        corrected = place.credential.signs and (place.clock.told(beginning) or place.clock.heard(response))
+        corrected = place.credential.signs and place.clock.corrected(outbound, response, beginning)
         if look:
             return beginning, await retry.reason_to_retry(
                 place.credential, outbound, refusal, deadline, clock_corrected=corrected

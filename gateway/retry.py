@@ -1,6 +1,7 @@
 """Whether an upstream's answer is a reason to send the request once more, and what else it tells us."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,8 @@ from gateway.outbound import Outbound
 from gateway.refusals import Refusal, Retry, server_time
 from gateway.wire.heads import ResponseHead
 
+log = logging.getLogger(__name__)
+
 # Statuses that the table of refusals lets a second attempt follow.
 _AFTER_REFRESH = frozenset({401})
 _IDEMPOTENT = frozenset({408, 500, 502, 503})
@@ -24,6 +27,8 @@ _PEEK_SECONDS = 2.0
 _PAUSE_SECONDS = (0.05, 0.25)
 # A Date this far from ours is the upstream's clock, not the network; APIG refuses at 15 minutes.
 _SKEW_SECONDS = 60.0
+# Date counts whole seconds, and an answer takes a moment to arrive.
+_SAME_CLOCK_SECONDS = 2.0
 
 
 class Source(Protocol):
@@ -38,8 +43,9 @@ class Source(Protocol):
 
 
 class Clock(Protocol):
-    """An upstream's clock correction, seconds it is ahead of us."""
+    """An upstream's clock correction, seconds it is ahead of us, and its name in the log."""
 
+    label: str
     clock_skew_seconds: float
 
 
@@ -53,16 +59,21 @@ def may_look(exchange: Exchange, outbound: Outbound, response: ResponseHead) -> 
     )
 
 
-async def peek(source: Source, exchange: Exchange, now: Callable[[], float]) -> bytes:
+async def peek(source: Source, exchange: Exchange) -> bytes:
     """The beginning of an error body, as much as is needed to classify it; it is then still to be passed on."""
     data = b""
-    loop = asyncio.get_running_loop()
-    until = now() + _PEEK_SECONDS
-    timer = loop.call_later(_PEEK_SECONDS, exchange.moment.wake)
+    late = False
+
+    def stop() -> None:
+        nonlocal late
+        late = True
+        exchange.moment.wake()
+
+    timer = asyncio.get_running_loop().call_later(_PEEK_SECONDS, stop)
     try:
         while True:
             data += source.take()
-            if source.ended or len(data) >= _PEEK_BYTES or now() >= until:
+            if source.ended or len(data) >= _PEEK_BYTES or late:
                 return data
             source.pump()
             await exchange.moment.wait()
@@ -130,10 +141,30 @@ class ClockWatch:
         instant = server_time(body)
         return instant is not None and self._correct(instant)
 
+    def corrected(self, outbound: Outbound, response: ResponseHead, beginning: bytes) -> bool:
+        """Learn from a refusal; true when ``outbound`` was signed by another clock than the one known now.
+
+        Many requests may have been refused together: the first one moves the correction, and all of them are behind it.
+        """
+        if server_time(beginning) is None:
+            self.heard(response)
+        else:
+            self.told(beginning)
+        return abs(self._clock.clock_skew_seconds - outbound.clock_skew_seconds) > _SAME_CLOCK_SECONDS
+
     def _correct(self, instant: float) -> bool:
         ahead = instant - self._wall()
         correction = ahead if abs(ahead) > _SKEW_SECONDS else 0.0
-        if abs(correction - self._clock.clock_skew_seconds) <= 2.0:  # Date counts whole seconds
+        if abs(correction - self._clock.clock_skew_seconds) <= _SAME_CLOCK_SECONDS:
             return False
         self._clock.clock_skew_seconds = correction
+        if correction:
+            log.warning(
+                "the clock of %s is %.0fs %s ours, and signatures for it are dated so; is this machine's clock right?",
+                self._clock.label,
+                abs(correction),
+                "ahead of" if correction > 0 else "behind",
+            )
+        else:
+            log.warning("the clock of %s agrees with ours again", self._clock.label)
         return True

@@ -95,9 +95,14 @@ class CallerAnswer:
         self.flush()
         self._connection.answered()
 
+    @property
+    def framed(self) -> bool:
+        """The response says by itself where it ends; if not, only the end of the connection does."""
+        return self._chunked or self._left is not None or self._bodiless
+
     def cut(self) -> None:
         self._pending.clear()
-        self._connection.cut(hard=not self._chunked and self._left is None)
+        self._connection.cut(hard=not self.framed)
 
     def tunnel(self, reason: bytes, lines: Lines) -> "CallerTunnel":
         head = [b"HTTP/1.1 101 " + reason, *lines, b"Connection: Upgrade", b"Upgrade: websocket", b"\r\n"]

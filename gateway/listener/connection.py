@@ -1,6 +1,7 @@
 """One caller's connection, from its first byte to its last."""
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from gateway.errors import (
     error_fields,
 )
 from gateway.exchange import Moment
-from gateway.headers import field_line
+from gateway.headers import TOKEN, field_line
 from gateway.inbound import Peer
 from gateway.listener.answer import CallerAnswer, CallerTunnel
 from gateway.listener.bounds import Bounds
@@ -32,6 +33,8 @@ _PIPELINE_BYTES = 64 * 1024
 # After an answer that leaves an upload unread, the rest is read and dropped for this long, so that the caller reads the
 # answer instead of a reset (RFC 9112 section 9.6).
 _LINGER_SECONDS = 2.0
+# Once listening has ended, a connection that brought no request yet is closed after this long.
+_FIRST_REQUEST_SECONDS = 0.5
 # An answer that is complete here but not yet read by its caller is kept as long as some of it leaves within this.
 _UNSENT_SECONDS = 30.0
 # A caller that closed its sending side may only be done sending. After this long without an answer it is asked.
@@ -67,6 +70,7 @@ class CallerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
+        tcp.no_delay(transport)
         self._peer = _peer(transport)
         self._listener.connections.add(self)
 
@@ -110,9 +114,10 @@ class CallerConnection(asyncio.Protocol):
             # of its answer and then closes has gone.
             if self._story is not None:
                 self._story.cancel()
+            if not self._answer.framed and self.transport is not None:
+                tcp.reset(self.transport)
             return False
         self._half_closed_at = time.monotonic()
-        self.keep_alive = False
         return True  # keep our side open: the caller may be waiting for its answer
 
     def pause_writing(self) -> None:
@@ -140,6 +145,7 @@ class CallerConnection(asyncio.Protocol):
             and self._inbound is not None
             and self._inbound.body.received
             and self._inbound.body.fault is None
+            and (self._half_closed_at is None or bool(self._buffer))
         )
 
     def answered(self) -> None:
@@ -182,12 +188,14 @@ class CallerConnection(asyncio.Protocol):
     def _next_request(self) -> None:
         """Find the next head in what has been read, and begin its story."""
         buffer, bounds = self._buffer, self._listener.bounds
-        if not self._scanned and buffer.startswith(b"\r\n"):
-            buffer = buffer[2:]  # RFC 9112 section 2.2: one empty line before a request line is forgiven
+        if buffer.startswith(b"\r\n"):
+            buffer = _without_empty_lines(buffer)
         end = buffer.find(b"\r\n\r\n", self._scanned)
         if end < 0 or (bounds.head_bytes is not None and end > bounds.head_bytes):
             self._buffer = buffer
             self._check_partial(buffer, bounds.head_bytes)
+            if self._half_closed_at is not None:
+                self._finish(linger=False)  # the rest of it will not come
             return
         self._scanned = 0
         head_bytes, rest = buffer[:end], buffer[end + 4 :]
@@ -201,7 +209,7 @@ class CallerConnection(asyncio.Protocol):
 
     def _check_partial(self, buffer: bytes, limit_bytes: int | None) -> None:
         """A head that is not whole yet: refuse what cannot become one, and what is too long."""
-        if limit_bytes is not None and len(buffer) > limit_bytes:
+        if limit_bytes is not None and len(buffer) > limit_bytes + 3:  # the end may be there but for its last byte
             if b"\r\n" not in buffer[:limit_bytes]:
                 self._refuse(
                     UriTooLong("The request line is too long (process.head_bytes).", setting="process.head_bytes"),
@@ -218,8 +226,8 @@ class CallerConnection(asyncio.Protocol):
         self._scanned = max(0, len(buffer) - 3)
         if not buffer:
             return
-        # Only a method's first letter can begin a request: a TLS hello or other noise is answered at once.
-        if not (0x41 <= buffer[0] <= 0x5A or 0x61 <= buffer[0] <= 0x7A or buffer == b"\r"):
+        # Only a method can begin a request: a TLS hello or other noise is answered at once.
+        if TOKEN.match(buffer) is None and buffer != b"\r":
             self._refuse(BadRequest("This is not an HTTP request (HTTPS on a plain port?)."))
         elif buffer.count(b"\n") != buffer.count(b"\r\n"):
             self._refuse(BadRequest("A line of the request head does not end in CR LF (RFC 9112 section 2.2)."))
@@ -229,7 +237,7 @@ class CallerConnection(asyncio.Protocol):
         self.minor = head.minor
         self.keep_alive = head.keep_alive
         self._requests += 1
-        if self._listener.refusing:
+        if self._listener.refusing and self._requests > 1:
             self._refuse(
                 Draining("The gateway is stopping; send the request again, on a new connection.", retry_after_seconds=1)
             )
@@ -292,7 +300,8 @@ class CallerConnection(asyncio.Protocol):
         self._buffer = b""
         if linger and self._half_closed_at is None and transport.can_write_eof():
             self.resume_reading()
-            transport.write_eof()
+            with contextlib.suppress(OSError):  # a caller that has gone meanwhile
+                transport.write_eof()
         else:
             transport.close()
 
@@ -316,7 +325,9 @@ class CallerConnection(asyncio.Protocol):
     def _sweep_idle(self, now: float, bounds: Bounds) -> None:
         waited = now - self._since
         # A new connection owes a head from its start; a kept one from the head's first byte.
-        if self._buffer or not self._requests:
+        if self._listener.refusing and not self._buffer and waited > _FIRST_REQUEST_SECONDS:
+            self._finish(linger=False)
+        elif self._buffer or not self._requests:
             if bounds.head_seconds is not None and waited > bounds.head_seconds:
                 if self._buffer:
                     self._refuse(
@@ -326,7 +337,7 @@ class CallerConnection(asyncio.Protocol):
                     )
                 else:
                     self._finish(linger=False)
-        elif self._listener.refusing or (bounds.keep_alive_seconds is not None and waited > bounds.keep_alive_seconds):
+        elif bounds.keep_alive_seconds is not None and waited > bounds.keep_alive_seconds:
             self._finish(linger=False)
 
     def _sweep_half_closed(self, now: float) -> None:
@@ -353,12 +364,19 @@ class CallerConnection(asyncio.Protocol):
             self._half_closed_at = now
 
     def close_idle(self) -> None:
-        if self._inbound is None:
+        """Listening has ended. A new connection is left a moment: its first request may be on the way."""
+        if self._inbound is None and self._requests:
             self._finish(linger=False)
 
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+
+
+def _without_empty_lines(buffer: bytes) -> bytes:
+    """Empty lines before a request line are forgiven (RFC 9112 section 2.2); bare CR or LF are left to be refused."""
+    count = (len(buffer) - len(buffer.lstrip(b"\r\n"))) // 2
+    return buffer[2 * count :] if buffer.startswith(b"\r\n" * count) else buffer
 
 
 def _peer(transport: asyncio.BaseTransport) -> Peer:

@@ -1,7 +1,9 @@
 """All callers' connections of this process."""
 
 import asyncio
+import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,36 +27,61 @@ class Listener:
         self.connections: set[CallerConnection] = set()
         self.draining = False  # answers say Connection: close
         self.refusing = False  # new requests on kept connections get 503
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: dict[asyncio.AbstractServer, tuple[socket.socket, ssl.SSLContext | None]] = {}
+        self._arriving: set[asyncio.Task[Any]] = set()
 
     def connection(self) -> CallerConnection:
         return CallerConnection(self)
 
-    async def serve(self, sock: socket.socket, ssl_context: object = None) -> asyncio.AbstractServer:
-        """Accept connections on a bound socket; closing the server ends that alone."""
-        server: asyncio.AbstractServer = await self.loop.create_server(
-            self.connection,
-            sock=sock,
-            ssl=ssl_context,  # type: ignore[arg-type]
-            backlog=4096,
-        )
-        self._servers.append(server)
+    @property
+    def busy(self) -> bool:
+        """There are connections, or some about to be."""
+        return bool(self.connections or self._arriving)
+
+    async def serve(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> asyncio.AbstractServer:
+        """Accept connections on a bound socket, until ``stop``."""
+        own = sock.dup()
+        server = await self.loop.create_server(self.connection, sock=sock, ssl=tls, backlog=4096)
+        self._servers[server] = (own, tls)
         return server
+
+    def stop(self, server: asyncio.AbstractServer) -> None:
+        """Accept no more on this socket, after those that have connected already: closing alone would reset them."""
+        own, tls = self._servers.pop(server)
+        with own:
+            own.setblocking(False)
+            arrived = []
+            # Resources can run out; then the kernel resets the rest.
+            with contextlib.suppress(OSError):
+                while True:
+                    arrived.append(own.accept()[0])
+        server.close()
+        for sock in arrived:
+            sock.setblocking(False)
+            task = self.loop.create_task(self.loop.connect_accepted_socket(self.connection, sock, ssl=tls))
+            self._arriving.add(task)
+            task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[Any]) -> None:
+        self._arriving.discard(task)
+        if not task.cancelled():
+            task.exception()  # a handshake that failed is its caller's affair
 
     def sweep(self, now: float) -> None:
         for connection in tuple(self.connections):
             connection.sweep(now)
 
     def stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for server in tuple(self._servers):
+            self.stop(server)
         self.draining = self.refusing = True
         for connection in tuple(self.connections):
             connection.close_idle()
 
     def abort(self) -> int:
         """Cut what is left; how many connections that were."""
+        for task in self._arriving:
+            task.cancel()
         left = tuple(self.connections)
         for connection in left:
             connection.abort()
