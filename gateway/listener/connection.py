@@ -250,6 +250,10 @@ class CallerConnection(asyncio.Protocol):
             self._buffer = rest if body.received else body.feed(rest)
             if body.full or len(self._buffer) > _PIPELINE_BYTES:
                 self._pause_reading()
+        if self._half_closed_at is not None and not body.received:
+            self._inbound = self._answer = None
+            self._finish(linger=False)  # the rest of the body will not come
+            return
         self._story = inbound.story = self._loop.create_task(self._listener.story(inbound, answer))
 
     def _feed(self, data: bytes) -> None:
