@@ -91,7 +91,10 @@ class Answer(Protocol):
 class Tunnel(Protocol):
     """A caller's connection after a WebSocket handshake."""
 
-    ended: bool  # the caller has closed its side and everything has been taken
+    @property
+    def ended(self) -> bool:
+        """The caller has closed its side and everything has been taken."""
+        ...
 
     def take(self) -> bytes: ...
 

@@ -113,12 +113,16 @@ class CallerAnswer:
 class CallerTunnel:
     """Bytes both ways (``inbound.Tunnel``)."""
 
-    __slots__ = ("_connection", "arrived", "ended")
+    __slots__ = ("_connection", "arrived", "closed")
 
     def __init__(self, connection: Door) -> None:
         self._connection = connection
         self.arrived: list[bytes] = []
-        self.ended = False
+        self.closed = False  # the caller will send no more
+
+    @property
+    def ended(self) -> bool:
+        return self.closed and not self.arrived
 
     def take(self) -> bytes:
         data = b"".join(self.arrived)

@@ -102,7 +102,7 @@ class CallerConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self._tunnel is not None:
-            self._tunnel.ended = True
+            self._tunnel.closed = True
             self._wake()
             return True
         if self._inbound is None or self._closing_at is not None or not self._inbound.body.received:

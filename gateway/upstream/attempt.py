@@ -151,5 +151,8 @@ class Attempt:
         if self._uploaded and connection.reusable:
             connection.rest()
             return connection
-        connection.abort()
+        if connection.tunnel:
+            connection.close()  # after what was written last: a WebSocket's close frame
+        else:
+            connection.abort()
         return None
