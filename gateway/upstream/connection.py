@@ -1,6 +1,7 @@
 """One connection to an upstream, one request at a time; what it says is read strictly or not at all."""
 
 import asyncio
+import ssl
 from typing import cast
 
 from gateway import tcp
@@ -110,6 +111,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.closed = True
         if self.transport is not None:
             self.transport.close()
+
+    def tls_session(self) -> ssl.SSLSession | None:
+        """What a further connection may resume; None without TLS or without a ticket."""
+        found = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        session: ssl.SSLSession | None = None if found is None else found.session
+        return session if session is not None and session.has_ticket else None
 
     def alive(self) -> bool:
         """Still established as far as the kernel knows: one system call that spares most stale connections."""

@@ -16,10 +16,33 @@ _PROXY_HEAD_BYTES = 16 * 1024
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
-def tls_context(connection: Connection) -> ssl.SSLContext:
+class ResumingContext(ssl.SSLContext):
+    """Offers the last session again, so that a further connection to the same upstream needs no full handshake.
+
+    asyncio has no parameter for a session, but asks the context for each connection's TLS object.
+    """
+
+    session: ssl.SSLSession | None = None
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session or self.session)
+
+
+def tls_context(connection: Connection) -> ResumingContext:
     """Verifies always; TLS 1.2 and newer (API Gateway, "Which TLS Versions Does APIG Support?": 1.2, not 1.3)."""
-    context = ssl.create_default_context(cafile=connection.ca)
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the name and requires a certificate
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if connection.ca is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(connection.ca)
     context.set_alpn_protocols(["http/1.1"])
     return context
 

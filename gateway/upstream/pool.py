@@ -70,6 +70,8 @@ class Upstream:
         if now - connection.opened_at > _LIFE_SECONDS:
             connection.close()
             return
+        if self._context is not None and connection.requests == 1:
+            self._context.session = connection.tls_session()  # TLS 1.3 sends it behind the handshake
         connection.idle_since = now
         self._idle.append(connection)
         if len(self._idle) > _IDLE_CONNECTIONS:
