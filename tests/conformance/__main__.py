@@ -32,11 +32,18 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--command", help="starts the proxy in the foreground; {port}, {admin}, {upstream}, {dead} (a port where nobody listens), {folder} are filled in"
+        "--command",
+        help="starts the proxy in the foreground; {port}, {admin}, {upstream}, {dead} (a port where nobody listens), {folder} are filled in",
     )
-    parser.add_argument("--url", default="http://127.0.0.1:{port}/{variant}", help="where callers go; {variant} is the kind of route")
-    parser.add_argument("--base", default="/base", help="the upstream path that stands for the URL's path (default %(default)s)")
-    parser.add_argument("--variants", default="plain", help="kinds of route that the proxy has, as plain,limit,quick,first,idle,ws")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:{port}/{variant}", help="where callers go; {variant} is the kind of route"
+    )
+    parser.add_argument(
+        "--base", default="/base", help="the upstream path that stands for the URL's path (default %(default)s)"
+    )
+    parser.add_argument(
+        "--variants", default="plain", help="kinds of route that the proxy has, as plain,limit,quick,first,idle,ws"
+    )
     parser.add_argument("--credential", help="the header that the proxy adds, as 'X-Apig-AppCode: value'")
     parser.add_argument("--lanes", type=int, default=4, help="proxies side by side (default %(default)s)")
     parser.add_argument("--only", default="", help="cases whose id contains one of these words, comma between them")
@@ -48,7 +55,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 async def _run(options: argparse.Namespace) -> list[Outcome]:
     words = [word for word in options.only.split(",") if word]
     wanted: list[Case] = [
-        case for case in CASES.values() if (options.slow or not case.slow) and (not words or any(w in case.id for w in words))
+        case
+        for case in CASES.values()
+        if (options.slow or not case.slow) and (not words or any(w in case.id for w in words))
     ]
     if options.command is None:
         async with our_gateway(options.lanes) as lanes:
@@ -73,7 +82,10 @@ def summary(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
         found[group] = {
             "cases": len(members),
             "failed": len(failed),
-            **{name: sum(case.severity.name.lower() == name for case in failed) for name in ("critical", "major", "minor")},
+            **{
+                name: sum(case.severity.name.lower() == name for case in failed)
+                for name in ("critical", "major", "minor")
+            },
             "score": round(100 * (1 - sum(case.severity for case in failed) / weight), 1),
         }
     return found

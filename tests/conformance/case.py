@@ -57,7 +57,7 @@ def add(case: Case) -> None:
 
 
 def case(
-    id: str,  # noqa: A002 - it is the id of the case
+    id: str,
     title: str,
     source: str,
     severity: Severity = Severity.MAJOR,

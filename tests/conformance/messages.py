@@ -199,6 +199,8 @@ async def read_body(wire: Wire, message: Message, seconds: float) -> None:
     Raises:
         Ended: the connection ended inside it. TimeoutError: it stopped. Malformed: its chunks are not RFC 9112 section 7.1.
     """
+    if message.complete:
+        return
     if message.chunked:
         await read_chunked(wire, message, seconds)
     else:

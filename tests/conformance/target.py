@@ -37,6 +37,8 @@ _OURS = {
     "unready": "limits: {deadline: 2s}",
     "dead": "limits: {connect: 1s, deadline: 5s}",
 }
+_GUARDED = ("guarded", "private")
+ALPHA, BETA = b"alpha-token-51c9", b"beta-token-77d0"
 _CREDENTIALS = {"signed": "signature", "streamed": "signature", "open": "none", "unready": "token"}
 
 
@@ -99,20 +101,41 @@ def _our_file(port: int, admin: int, upstreams: list[Upstream], dead: int) -> st
                 f"  - {{name: {variant}-{number}, path: /{variant}-{number},"
                 f' upstream: "http://127.0.0.1:{to}{BASE.decode()}", credential: {_CREDENTIALS.get(variant, "code")}, {more}}}'
             )
+        lines.append(
+            f"  - {{name: deep-{number}, path: /plain-{number}/deep,"
+            f' upstream: "http://127.0.0.1:{upstream.port}/deep", credential: code}}'
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _guarded_file(port: int, admin: int, upstreams: list[Upstream]) -> str:
+    """A second gateway, which knows its callers: ``alpha`` may use the guarded routes, ``beta`` all."""
+    lines = [
+        f"listen: 127.0.0.1:{port}",
+        f"admin: 127.0.0.1:{admin}",
+        "process: {head: 2s, drain: 1s, drain_delay: 0s}",
+        "credentials: {code: {kind: app_code, app_code: {env: CONFORMANCE_SECRET}}}",
+        "callers:",
+        f"  - {{name: alpha, token: {{env: CONFORMANCE_ALPHA}}, routes: [{', '.join(f'guarded-{n}' for n in range(len(upstreams)))}]}}",
+        '  - {name: beta, token: {env: CONFORMANCE_BETA}, routes: ["*"]}',
+        "routes:",
+    ]
+    lines += [
+        f"  - {{name: {variant}-{number}, path: /{variant}-{number},"
+        f' upstream: "http://127.0.0.1:{upstream.port}{BASE.decode()}", credential: code}}'
+        for number, upstream in enumerate(upstreams)
+        for variant in _GUARDED
+    ]
     return "\n".join(lines) + "\n"
 
 
 @contextlib.asynccontextmanager
-async def our_gateway(lanes: int = 8) -> AsyncIterator[list[Lane]]:
-    """One process of ours with a set of routes for each lane."""
-    upstreams = [Upstream() for _ in range(lanes)]
-    for upstream in upstreams:
-        await upstream.start()
-    port, admin, dead = free_port(), free_port(), free_port()
+async def _process(text: str, port: int, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A gateway of ours with this configuration, until it is no longer needed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "gateway.yaml"
-        file.write_text(_our_file(port, admin, upstreams, dead))
-        log = Path(os.environ.get("CONFORMANCE_LOG", Path(folder) / "log"))
+        file.write_text(text)
+        log = Path(os.environ.get("CONFORMANCE_LOG", folder)) / f"{name}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -123,31 +146,54 @@ async def our_gateway(lanes: int = 8) -> AsyncIterator[list[Lane]]:
                 str(file),
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "CONFORMANCE_KEY": "conformance-key", "CONFORMANCE_SECRET": _SECRET},
+                env={
+                    **os.environ,
+                    "CONFORMANCE_KEY": "conformance-key",
+                    "CONFORMANCE_SECRET": _SECRET,
+                    "CONFORMANCE_ALPHA": ALPHA.decode(),
+                    "CONFORMANCE_BETA": BETA.decode(),
+                },
             )
         try:
-            try:
-                await _answers(port, process)
-            except RuntimeError as error:
-                raise RuntimeError(f"{error}: {log.read_text(errors='replace')[-2000:]}") from None
-            yield [
-                Lane(
-                    "127.0.0.1",
-                    port,
-                    {variant: f"/{variant}-{number}".encode() for variant in _OURS},
-                    BASE,
-                    (b"X-Apig-AppCode", _SECRET.encode()),
-                    upstream,
-                    process.pid,
-                    ours=True,
-                    admin_port=admin,
-                )
-                for number, upstream in enumerate(upstreams)
-            ]
+            await _answers(port, process)
+        except RuntimeError as error:
+            await _end(process)
+            raise RuntimeError(f"{error}: {log.read_text(errors='replace')[-2000:]}") from None
+        try:
+            yield process
         finally:
             await _end(process)
-            for upstream in upstreams:
-                await upstream.close()
+
+
+@contextlib.asynccontextmanager
+async def our_gateway(lanes: int = 8) -> AsyncIterator[list[Lane]]:
+    """One process of ours with a set of routes for each lane, and one that knows its callers."""
+    upstreams = [Upstream() for _ in range(lanes)]
+    for upstream in upstreams:
+        await upstream.start()
+    port, admin, dead, guarded = free_port(), free_port(), free_port(), free_port()
+    async with contextlib.AsyncExitStack() as stack:
+        for upstream in upstreams:
+            stack.push_async_callback(upstream.close)
+        process, _ = await asyncio.gather(
+            stack.enter_async_context(_process(_our_file(port, admin, upstreams, dead), port, "gateway")),
+            stack.enter_async_context(_process(_guarded_file(guarded, free_port(), upstreams), guarded, "guarded")),
+        )
+        yield [
+            Lane(
+                "127.0.0.1",
+                port,
+                {variant: f"/{variant}-{number}".encode() for variant in (*_OURS, *_GUARDED)},
+                BASE,
+                (b"X-Apig-AppCode", _SECRET.encode()),
+                upstream,
+                process.pid,
+                ours=True,
+                admin_port=admin,
+                ports=dict.fromkeys(_GUARDED, guarded),
+            )
+            for number, upstream in enumerate(upstreams)
+        ]
 
 
 @contextlib.asynccontextmanager

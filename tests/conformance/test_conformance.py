@@ -1,7 +1,7 @@
 """Every case of the suite against our gateway, run as a real process."""
 
 import asyncio
-from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -16,19 +16,19 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Outcome]]:
+def outcomes(request: pytest.FixtureRequest) -> dict[str, Outcome]:
     """All selected cases at once: most of them only wait."""
     wanted: list[Case] = [
-        item.callspec.params["case"]
+        cast(Case, item.callspec.params["case"])
         for item in request.session.items
-        if item.module is request.module and hasattr(item, "callspec") and "case" in item.callspec.params
+        if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item, "callspec")
     ]
 
     async def run() -> list[Outcome]:
         async with our_gateway() as lanes:
             return await run_cases(wanted, lanes)
 
-    yield {outcome.case.id: outcome for outcome in asyncio.run(run())}
+    return {outcome.case.id: outcome for outcome in asyncio.run(run())}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.id)

@@ -15,6 +15,11 @@ class Link(Wire):
     def __init__(self, upstream: "Upstream") -> None:
         super().__init__(upstream.connected)
         self.requests: list[Request] = []
+        self._upstream = upstream
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._upstream.forget(self)
 
     async def body(self, request: Request, seconds: float = 20.0) -> bytes:
         """The rest of a request. Raises as ``read_body``."""
@@ -48,6 +53,7 @@ class Upstream:
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[Link] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -72,8 +78,8 @@ class Upstream:
 
     async def clear(self) -> None:
         """Drop every connection, and wait until the scripts of this case have ended."""
-        for link in self.links:
-            link.close()
+        for link in tuple(self._open):
+            link.abort()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -82,9 +88,13 @@ class Upstream:
     def connected(self, link: Wire) -> None:
         assert isinstance(link, Link)
         self.links.append(link)
+        self._open.add(link)
         task = asyncio.get_running_loop().create_task(self._serve(link))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def forget(self, link: Link) -> None:
+        self._open.discard(link)
 
     async def request(self, number: int = 0, seconds: float = 5.0) -> Request:
         """The head of the ``number``-th request of this case.
@@ -107,10 +117,13 @@ class Upstream:
                 link.send(self.greeting)
             while True:
                 request = parse_request(await read_head(link, 60))
+                request.complete = not (request.chunked or request.length)
                 link.requests.append(request)
                 self.requests.append(request)
                 self.arrived.set()
                 await self.behaviour(link, request)
+                if not request.complete:
+                    return  # what comes now is the rest of its body
         except (Ended, ConnectionError, TimeoutError):
             link.close()
         except Malformed as error:

@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import cast
 
 # What is kept of a connection for the record; bodies beyond it are only counted.
 _RECORD_BYTES = 1024 * 1024
@@ -31,7 +32,7 @@ class Wire(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment] - asyncio gives a Transport to a stream protocol
+        self._transport = cast(asyncio.Transport, transport)
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._on_connected is not None:
@@ -80,6 +81,11 @@ class Wire(asyncio.Protocol):
             return bool(condition())
         return True
 
+    async def holds(self, data: bytes, seconds: float = 5.0) -> bool:
+        """Wait for bytes that nobody has taken yet; whether they came before the end."""
+        await self.until(lambda: data in self.buffer or self.eof, seconds)
+        return data in self.buffer
+
     def send(self, data: bytes) -> None:
         if self._transport is not None and not self.lost:
             self._transport.write(data)
@@ -87,6 +93,7 @@ class Wire(asyncio.Protocol):
     async def send_all(self, data: bytes, seconds: float = 10.0) -> None:
         """Send, and wait until the peer's side has taken most of it."""
         self.send(data)
+        await asyncio.sleep(0)  # so that the end of the connection is noticed
         await self.until(lambda: self.writable or self.lost, seconds)
 
     async def drip(self, data: bytes, every_seconds: float, step: int = 1) -> None:
@@ -113,12 +120,19 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close now; what was not sent is dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def reset(self) -> None:
         """Leave with a TCP reset."""
         transport = self._transport
         if transport is not None and not self.lost:
             with contextlib.suppress(OSError):
-                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
             transport.abort()
 
     def take(self, count: int) -> bytes:

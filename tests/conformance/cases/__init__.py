@@ -3,10 +3,11 @@
 from tests.conformance.cases import (
     answers,
     bodies,
+    callers,
     exchange,
     framing,
-    heads,
     headers,
+    heads,
     limits,
     paths,
     soak,
@@ -17,6 +18,7 @@ from tests.conformance.cases import (
 __all__ = [
     "answers",
     "bodies",
+    "callers",
     "exchange",
     "framing",
     "headers",

@@ -15,28 +15,52 @@ _TE = b"Transfer-Encoding: chunked"
 
 def _chunks(total: int, size: int = 8192) -> bytes:
     whole, rest = divmod(total, size)
-    return (b"%x\r\n%b\r\n" % (size, b"a" * size)) * whole + (b"%x\r\n%b\r\n" % (rest, b"a" * rest) if rest else b"") + b"0\r\n\r\n"
+    return (
+        (b"%x\r\n%b\r\n" % (size, b"a" * size)) * whole
+        + (b"%x\r\n%b\r\n" % (rest, b"a" * rest) if rest else b"")
+        + b"0\r\n\r\n"
+    )
 
 
 # Body limit
-@case("limits/body-exact", "a body of exactly the limit passes", "our contract; client_max_body_size", MAJOR, variants=("limit",))
+@case(
+    "limits/body-exact",
+    "a body of exactly the limit passes",
+    "our contract; nginx client_max_body_size",
+    MAJOR,
+    variants=("limit",),
+)
 async def body_exact(x: Bench) -> None:
     for lines, body in (((b"Content-Length: %d" % _LIMIT,), b"a" * _LIMIT), ((_TE,), _chunks(_LIMIT))):
         reply = await x.ask(x.raw(b"POST", b"/x", *lines, body=body))
         x.expect(reply.status == 200 and x.upstream.requests[-1].body_bytes == _LIMIT, f"{reply.start!r}")
 
 
-@case("limits/body-declared", "a declared body over the limit is a 413 before anything is sent", "RFC 9110 section 15.5.14", MAJOR, variants=("limit",))
+@case(
+    "limits/body-declared",
+    "a declared body over the limit is a 413 before anything is sent",
+    "RFC 9110 section 15.5.14",
+    MAJOR,
+    variants=("limit",),
+)
 async def body_declared(x: Bench) -> None:
     for length in (_LIMIT + 1, 10**12):
         reply = await x.ask(x.raw(b"POST", b"/x", b"Content-Length: %d" % length, body=b"a" * 100))
         x.expect_error(reply, 413, "Gateway.BodyTooLarge", "http_request_error")
         if x.ours:
-            x.expect(b'details="limits.body"' in (reply.value("proxy-status") or b""), f"{reply.value('proxy-status')!r}")
+            x.expect(
+                b'details="limits.body"' in (reply.value("proxy-status") or b""), f"{reply.value('proxy-status')!r}"
+            )
     await x.nothing_upstream()
 
 
-@case("limits/body-chunked", "a chunked body over the limit is a 413, and the upstream sees an aborted message", "W14; Kong KNG-7; HAProxy checks lengths only", CRITICAL, variants=("limit",))
+@case(
+    "limits/body-chunked",
+    "a chunked body over the limit is a 413, and the upstream sees an aborted message",
+    "Kong and HAProxy look at Content-Length only",
+    CRITICAL,
+    variants=("limit",),
+)
 async def body_chunked(x: Bench) -> None:
     for total in (_LIMIT + 1, 4 * _LIMIT, 100 * _LIMIT):
         caller = await x.caller()
@@ -45,11 +69,21 @@ async def body_chunked(x: Bench) -> None:
         x.expect_error(reply, 413, "Gateway.BodyTooLarge", "http_request_error")
         await asyncio.sleep(0.05)
         x.expect(not any(request.complete for request in x.upstream.requests), "a shortened body was completed")
-        x.expect(all(request.body_bytes <= _LIMIT + 65536 for request in x.upstream.requests), "far more than the limit went out")
+        x.expect(
+            all(request.body_bytes <= _LIMIT + 65536 for request in x.upstream.requests),
+            "far more than the limit went out",
+        )
     await x.sound()
 
 
-@case("limits/body-endless", "an endless chunked body ends at the limit, memory flat", "W14", CRITICAL, variants=("limit",), alone=True)
+@case(
+    "limits/body-endless",
+    "an endless chunked body ends at the limit, memory flat",
+    "unbounded uploads",
+    MAJOR,
+    variants=("limit",),
+    alone=True,
+)
 async def body_endless(x: Bench) -> None:
     before = x.memory_bytes()
     caller = await x.caller()
@@ -64,7 +98,13 @@ async def body_endless(x: Bench) -> None:
     x.expect(not any(request.complete for request in x.upstream.requests), "a shortened body was completed")
 
 
-@case("limits/refusal-is-read", "a 413 arrives at a caller that goes on uploading", "RFC 9112 section 9.6: a reset may destroy the answer", MAJOR, variants=("limit",))
+@case(
+    "limits/refusal-is-read",
+    "a 413 arrives at a caller that goes on uploading",
+    "RFC 9112 section 9.6: a reset may destroy the answer",
+    MAJOR,
+    variants=("limit",),
+)
 async def refusal_read(x: Bench) -> None:
     caller = await x.caller()
     caller.send(x.raw(b"POST", b"/x", b"Content-Length: 3000000"))
@@ -115,7 +155,13 @@ async def head_nothing(x: Bench) -> None:
     x.expect(await caller.until(lambda: caller.eof, 5), "still open after 5 s")
 
 
-@case("limits/slowloris", "two hundred connections that drip are harmless to the others", "slowloris", CRITICAL, alone=True)
+@case(
+    "limits/slowloris",
+    "two hundred connections that drip are harmless to the others",
+    "slowloris",
+    CRITICAL,
+    alone=True,
+)
 async def slowloris(x: Bench) -> None:
     callers = [await x.caller() for _ in range(200)]
     for caller in callers:
@@ -130,10 +176,19 @@ async def slowloris(x: Bench) -> None:
     x.expect(slowest < 0.5, f"an ordinary request took {slowest:.2f} s")
     if x.ours:
         await asyncio.sleep(2.8)
-        x.expect(all(caller.eof for caller in callers), f"{sum(not caller.eof for caller in callers)} of them are still open")
+        x.expect(
+            all(caller.eof for caller in callers), f"{sum(not caller.eof for caller in callers)} of them are still open"
+        )
 
 
-@case("limits/deadline-head", "an upstream that never answers is a 504 at the deadline", "RFC 9110 section 15.6.5", MAJOR, attacks="answer", variants=("quick",))
+@case(
+    "limits/deadline-head",
+    "an upstream that never answers is a 504 at the deadline",
+    "RFC 9110 section 15.6.5",
+    MAJOR,
+    attacks="answer",
+    variants=("quick",),
+)
 async def deadline_head(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         await link.until(lambda: link.eof, 10)
@@ -148,7 +203,15 @@ async def deadline_head(x: Bench) -> None:
     await x.gone(x.upstream.links[0], 1)
 
 
-@case("limits/deadline-trickled-answer", "an answer that trickles is cut at the deadline", _OURS_ONLY, MAJOR, attacks="answer", variants=("quick",))
+@case(
+    "limits/deadline-trickled-answer",
+    "an answer that trickles is cut at the deadline",
+    _OURS_ONLY,
+    MAJOR,
+    attacks="answer",
+    variants=("quick",),
+    seconds=6,
+)
 async def deadline_answer(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         link.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -165,7 +228,14 @@ async def deadline_answer(x: Bench) -> None:
     await x.gone(x.upstream.links[0], 1)
 
 
-@case("limits/deadline-trickled-head", "a response head that trickles is a 504 at the deadline", _OURS_ONLY, MAJOR, attacks="answer", variants=("quick",))
+@case(
+    "limits/deadline-trickled-head",
+    "a response head that trickles is a 504 at the deadline",
+    _OURS_ONLY,
+    MAJOR,
+    attacks="answer",
+    variants=("quick",),
+)
 async def deadline_drip_head(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         link.send(b"HTTP/1.1 200 OK\r\n")
@@ -178,7 +248,13 @@ async def deadline_drip_head(x: Bench) -> None:
     _within(now() - started, 0.9, 2.5, x)
 
 
-@case("limits/deadline-trickled-upload", "an upload that trickles is a 408 at the deadline, aborted upstream", _OURS_ONLY, MAJOR, variants=("quick",))
+@case(
+    "limits/deadline-trickled-upload",
+    "an upload that trickles is a 408 at the deadline, aborted upstream",
+    _OURS_ONLY,
+    MAJOR,
+    variants=("quick",),
+)
 async def deadline_upload(x: Bench) -> None:
     caller = await x.caller()
     caller.send(x.raw(b"POST", b"/x", b"Content-Length: 100000"))
@@ -193,7 +269,13 @@ async def deadline_upload(x: Bench) -> None:
     x.expect(not any(request.complete for request in x.upstream.requests), "completed")
 
 
-@case("limits/deadline-not-reading", "a caller that does not read is cut at the deadline", _OURS_ONLY, MAJOR, variants=("quick",))
+@case(
+    "limits/deadline-not-reading",
+    "a caller that does not read is cut at the deadline",
+    _OURS_ONLY,
+    MAJOR,
+    variants=("quick",),
+)
 async def deadline_not_reading(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
@@ -234,8 +316,17 @@ def _shortened(line: bytes, low: float, high: float) -> Run:
 
 for _id, _line, _low, _high in (("seconds", b"X-Request-Timeout: 0.3", 0.25, 0.8), ("envoy", b"x-envoy-expected-rq-timeout-ms: 300", 0.25, 0.8),
                                 ("never-longer", b"X-Request-Timeout: 600", 0.9, 2.0), ("zero-point", b"X-Request-Timeout: 0.05", 0.0, 0.6)):  # fmt: skip
-    add(Case(f"limits/caller-deadline-{_id}", f"{_line.decode()} may shorten the deadline, never lengthen it", "our contract; Envoy's field", MAJOR, "request",
-             _shortened(_line, _low, _high), ("quick",)))
+    add(
+        Case(
+            f"limits/caller-deadline-{_id}",
+            f"{_line.decode()} may shorten the deadline, never lengthen it",
+            "our contract; Envoy's field",
+            MAJOR,
+            "request",
+            _shortened(_line, _low, _high),
+            ("quick",),
+        )
+    )
 
 
 @case("limits/caller-deadline-rubbish", "a deadline that is no number is a 400", "our contract", MINOR)
@@ -248,7 +339,14 @@ async def deadline_rubbish(x: Bench) -> None:
     await x.nothing_upstream()
 
 
-@case("limits/first-byte", "limits.first_byte is a 504 of its own", "our contract; proxy_read_timeout", MAJOR, attacks="answer", variants=("first",))
+@case(
+    "limits/first-byte",
+    "limits.first_byte is a 504 of its own",
+    "our contract; proxy_read_timeout",
+    MAJOR,
+    attacks="answer",
+    variants=("first",),
+)
 async def first_byte(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         await link.until(lambda: link.eof, 10)
@@ -260,7 +358,14 @@ async def first_byte(x: Bench) -> None:
     _within(now() - started, 0.4, 1.5, x)
 
 
-@case("limits/idle-answer", "an answer that falls silent is cut", "our contract", MAJOR, attacks="answer", variants=("idle",))
+@case(
+    "limits/idle-answer",
+    "an answer that falls silent is cut",
+    "our contract",
+    MAJOR,
+    attacks="answer",
+    variants=("idle",),
+)
 async def idle_answer(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
@@ -284,7 +389,14 @@ async def idle_upload(x: Bench) -> None:
     x.expect(not any(request.complete for request in x.upstream.requests), "completed")
 
 
-@case("limits/idle-not-while-thinking", "idle does not count while the upstream thinks", "our contract: request sent to response head is first_byte's", MAJOR, attacks="answer", variants=("idle",))
+@case(
+    "limits/idle-not-while-thinking",
+    "idle does not count while the upstream thinks",
+    "our contract: request sent to response head is first_byte's",
+    MAJOR,
+    attacks="answer",
+    variants=("idle",),
+)
 async def idle_thinking(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         await link.body(request)
@@ -296,7 +408,14 @@ async def idle_thinking(x: Bench) -> None:
     x.expect(reply.status == 200, f"{reply.start!r}")
 
 
-@case("limits/idle-moving", "a slow answer that moves is not cut", "our contract", MAJOR, attacks="answer", variants=("idle",))
+@case(
+    "limits/idle-moving",
+    "a slow answer that moves is not cut",
+    "our contract",
+    MAJOR,
+    attacks="answer",
+    variants=("idle",),
+)
 async def idle_moving(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
@@ -308,7 +427,13 @@ async def idle_moving(x: Bench) -> None:
 
 
 # Numbers
-@case("limits/in-flight", "above in_flight it is a 503 at once, with Retry-After; below it serves again", "our contract", MAJOR, variants=("busy",))
+@case(
+    "limits/in-flight",
+    "above in_flight it is a 503 at once, with Retry-After; below it serves again",
+    "our contract",
+    MAJOR,
+    variants=("busy",),
+)
 async def in_flight(x: Bench) -> None:
     release = asyncio.Event()
 
@@ -329,7 +454,13 @@ async def in_flight(x: Bench) -> None:
     x.expect((await x.ask(x.raw())).status == 200, "not served again")
 
 
-@case("limits/in-flight-given-back", "callers that leave give their place back", "our contract", CRITICAL, variants=("busy",))
+@case(
+    "limits/in-flight-given-back",
+    "callers that leave give their place back",
+    "our contract",
+    CRITICAL,
+    variants=("busy",),
+)
 async def in_flight_back(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         if request.value("x-tag") != x.tag:
@@ -357,7 +488,14 @@ async def rate(x: Bench) -> None:
     x.expect(replies[2].values("retry-after"), "no Retry-After")
 
 
-@case("limits/breaker", "after so many failures in a row the upstream is left alone: 503", "our contract", MAJOR, attacks="answer", variants=("breaker",))
+@case(
+    "limits/breaker",
+    "after so many failures in a row the upstream is left alone: 503",
+    "our contract",
+    MAJOR,
+    attacks="answer",
+    variants=("breaker",),
+)
 async def breaker(x: Bench) -> None:
     async def behaviour(link: Link, request: Request) -> None:
         link.close()
@@ -372,7 +510,13 @@ async def breaker(x: Bench) -> None:
 
 
 # Refusals
-@case("limits/methods", "a method that the route does not take is a 405 with Allow", "RFC 9110 section 15.5.6", MAJOR, variants=("post",))
+@case(
+    "limits/methods",
+    "a method that the route does not take is a 405 with Allow",
+    "RFC 9110 section 15.5.6",
+    MAJOR,
+    variants=("post",),
+)
 async def methods(x: Bench) -> None:
     for method in (b"GET", b"DELETE", b"OPTIONS"):
         reply = await x.ask(x.raw(method))
@@ -384,9 +528,19 @@ async def methods(x: Bench) -> None:
     x.expect((await x.ask(x.raw(b"PUT", b"/x", b"Content-Length: 0"))).status == 200, "PUT is refused, too")
 
 
-@case("limits/no-credential", "without a usable credential nothing reaches the upstream: 503", "W8, W9; fail closed", CRITICAL, variants=("unready",))
+@case(
+    "limits/no-credential",
+    "without a usable credential nothing reaches the upstream: 503",
+    "fail closed: proxies that send on without a token",
+    CRITICAL,
+    variants=("unready",),
+)
 async def no_credential(x: Bench) -> None:
-    for raw in (x.raw(), x.raw(b"POST", b"/x", b"Content-Length: 3", body=b"abc"), x.raw(b"GET", b"/x", b"X-Auth-Token: evil")):
+    for raw in (
+        x.raw(),
+        x.raw(b"POST", b"/x", b"Content-Length: 3", body=b"abc"),
+        x.raw(b"GET", b"/x", b"X-Auth-Token: evil"),
+    ):
         reply = await x.ask(raw, seconds=8)
         x.expect_error(reply, 503, "Gateway.CredentialUnavailable", "proxy_internal_error")
         x.expect(reply.values("retry-after"), "no Retry-After")
@@ -394,7 +548,13 @@ async def no_credential(x: Bench) -> None:
     x.expect(not x.upstream.links, "a connection was made")
 
 
-@case("limits/no-credential-kind-none", "a route without a credential sends none", "our contract", MAJOR, variants=("open",))
+@case(
+    "limits/no-credential-kind-none",
+    "a route without a credential sends none",
+    "our contract",
+    MAJOR,
+    variants=("open",),
+)
 async def open_route(x: Bench) -> None:
     x.check_credential = False
     await x.ask(x.raw(b"GET", b"/x", b"Authorization: Bearer callers-own", b"X-Apig-AppCode: callers-own"))
@@ -406,7 +566,12 @@ _PAGE = b"Origin: https://evil.example.com"
 _CONSOLE = b"Origin: https://console.example.com"
 
 
-@case("limits/origin", "a browser's page may not spend the credential", "Fetch Standard; DNS rebinding and localhost attacks", CRITICAL)
+@case(
+    "limits/origin",
+    "a browser's page may not spend the credential",
+    "Fetch Standard; DNS rebinding and localhost attacks",
+    CRITICAL,
+)
 async def origin(x: Bench) -> None:
     if not x.ours:
         raise NotApplicable("a promise of our own")
@@ -418,7 +583,13 @@ async def origin(x: Bench) -> None:
     await x.nothing_upstream()
 
 
-@case("limits/cors", "the page that a route names may, and nobody else", "Fetch Standard, 'CORS protocol'", CRITICAL, variants=("cors",))
+@case(
+    "limits/cors",
+    "the page that a route names may, and nobody else",
+    "Fetch Standard, 'CORS protocol'",
+    CRITICAL,
+    variants=("cors",),
+)
 async def cors(x: Bench) -> None:
     refused = (_PAGE, b"Origin: null", b"Origin: https://console.example.com.evil.com", b"Origin: http://console.example.com", b"Origin: https://console.example.com:444",
                _CONSOLE + b"\r\n" + _PAGE)  # fmt: skip
@@ -427,7 +598,9 @@ async def cors(x: Bench) -> None:
         x.expect_error(reply, 403, "Gateway.OriginNotAllowed")
         x.expect(not reply.values("access-control-allow-origin"), "the page may read the refusal")
     await x.nothing_upstream()
-    x.answers(answer(b"ok", b"Access-Control-Allow-Origin: *", b"Access-Control-Allow-Credentials: true", b"Vary: Accept"))
+    x.answers(
+        answer(b"ok", b"Access-Control-Allow-Origin: *", b"Access-Control-Allow-Credentials: true", b"Vary: Accept")
+    )
     reply = await x.ask(x.raw(b"GET", b"/x", _CONSOLE))
     x.expect(reply.values("access-control-allow-origin") == [b"https://console.example.com"], f"{reply.fields!r}")
     x.expect(not reply.values("access-control-allow-credentials"), "the upstream's CORS header came through")
@@ -439,7 +612,13 @@ async def cors(x: Bench) -> None:
     x.expect(any(b"Origin" in v for v in (await x.ask(x.raw())).values("vary")), "no Vary: Origin without an Origin")
 
 
-@case("limits/cors-vary", "CORS routes say Vary: Origin even where they refuse", "Fetch Standard, 'CORS protocol and HTTP caches'", MAJOR, variants=("cors",))
+@case(
+    "limits/cors-vary",
+    "CORS routes say Vary: Origin even where they refuse",
+    "Fetch Standard, 'CORS protocol and HTTP caches'",
+    MAJOR,
+    variants=("cors",),
+)
 async def cors_vary(x: Bench) -> None:
     for raw in (x.raw(b"GET", b"/x", _PAGE), x.raw(b"OPTIONS", b"/x", _PAGE, b"Access-Control-Request-Method: POST")):
         reply = await x.ask(raw)
@@ -447,9 +626,23 @@ async def cors_vary(x: Bench) -> None:
         x.expect(any(b"origin" in value.lower() for value in reply.values("vary")), "no Vary: Origin on a refusal")
 
 
-@case("limits/cors-preflight", "preflights are answered here and never forwarded", "Fetch Standard, 'CORS-preflight request'", MAJOR, variants=("cors",))
+@case(
+    "limits/cors-preflight",
+    "preflights are answered here and never forwarded",
+    "Fetch Standard, 'CORS-preflight request'",
+    MAJOR,
+    variants=("cors",),
+)
 async def preflight(x: Bench) -> None:
-    reply = await x.ask(x.raw(b"OPTIONS", b"/x", _CONSOLE, b"Access-Control-Request-Method: POST", b"Access-Control-Request-Headers: content-type, x-a"))
+    reply = await x.ask(
+        x.raw(
+            b"OPTIONS",
+            b"/x",
+            _CONSOLE,
+            b"Access-Control-Request-Method: POST",
+            b"Access-Control-Request-Headers: content-type, x-a",
+        )
+    )
     x.expect(reply.status == 204, f"{reply.start!r}")
     x.expect(reply.values("access-control-allow-origin") == [b"https://console.example.com"], f"{reply.fields!r}")
     x.expect(reply.values("access-control-max-age") == [b"600"], f"{reply.fields!r}")
@@ -459,7 +652,12 @@ async def preflight(x: Bench) -> None:
     await x.nothing_upstream()
 
 
-@case("limits/error-shape", "an error of ours is JSON with a length, for HEAD without a body, and with our own request id", "our contract; RFC 9209", MAJOR)
+@case(
+    "limits/error-shape",
+    "an error of ours is JSON with a length, for HEAD without a body, and with our own request id",
+    "our contract; RFC 9209",
+    MAJOR,
+)
 async def error_shape(x: Bench) -> None:
     if not x.ours:
         raise NotApplicable("a promise of our own")
@@ -469,10 +667,17 @@ async def error_shape(x: Bench) -> None:
     caller.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nX-Request-Id: my-id\r\n\r\n")
     reply = await x.reply(caller)
     x.expect_error(reply, 404, "Gateway.RouteNotFound", "destination_not_found")
-    x.expect(reply.values("x-request-id") == [b"my-id"] and reply.values("content-type") == [b"application/json"], f"{reply.fields!r}")
+    x.expect(
+        reply.values("x-request-id") == [b"my-id"] and reply.values("content-type") == [b"application/json"],
+        f"{reply.fields!r}",
+    )
     document: Any = json.loads(reply.text)  # Any: JSON
     x.expect(set(document) == {"error_code", "error_msg", "request_id", "error"}, f"{document!r}")
-    x.expect(document["error"] == {"code": document["error_code"], "message": document["error_msg"], "type": "invalid_request_error"}, f"{document!r}")
+    x.expect(
+        document["error"]
+        == {"code": document["error_code"], "message": document["error_msg"], "type": "invalid_request_error"},
+        f"{document!r}",
+    )
     caller.send(b"HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
     head: Reply = await x.reply(caller, b"HEAD")
     x.expect(head.status == 404, f"{head.start!r}")
