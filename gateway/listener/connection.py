@@ -350,14 +350,16 @@ class CallerConnection(asyncio.Protocol):
         The end of its stream says only that it will not send more. A further ``100 Continue``, which every client must
         ignore (RFC 9110 section 15.2), is answered by a reset when nobody is there.
         """
-        assert self._half_closed_at is not None
-        if self.transport is None or self._answer is None or self._answer.started or not self.minor:
+        transport, asked_after = self.transport, self._half_closed_at
+        if transport is None or asked_after is None:
             return
-        if not self._asked and now - self._half_closed_at > _HALF_CLOSED_SECONDS:
-            self._asked = True
-            self.write(CONTINUE)
-        elif self._asked and tcp.state(self.transport) == tcp.CLOSE:
-            self.transport.abort()
+        if tcp.state(transport) == tcp.CLOSE:
+            transport.abort()
+        elif self._answer is not None and not self._answer.started and self.minor and not self._asked:
+            # Of an answer that has begun every further byte asks the same.
+            if now - asked_after > _HALF_CLOSED_SECONDS:
+                self._asked = True
+                self.write(CONTINUE)
 
     def _look_at_paused(self, transport: asyncio.Transport, now: float) -> None:
         """Nobody reads a caller whose bytes we hold back, so nobody hears it leave: ask the kernel."""

@@ -15,6 +15,11 @@ from gateway.listener.connection import CallerConnection
 Story = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]
 Refused = Callable[[GatewayError, str], str]  # told of requests without a story; gives the request id
 
+# Connections that wait in the kernel to be accepted (its own limit, net.core.somaxconn, applies too), and how many of
+# them are accepted before anything else gets a turn.
+_BACKLOG = 4096
+_AT_ONCE = 100
+
 
 class Listener:
     """All callers' connections of this process."""
@@ -41,7 +46,10 @@ class Listener:
     async def serve(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> asyncio.AbstractServer:
         """Accept connections on a bound socket, until ``stop``."""
         own = sock.dup()
-        server = await self.loop.create_server(self.connection, sock=sock, ssl=tls, backlog=4096)
+        # asyncio takes its backlog for the number of connections to accept in one go as well, and goes through all of
+        # it, an error logged each time, when no file descriptor is left. So it gets a small one, the kernel a large one.
+        server = await self.loop.create_server(self.connection, sock=sock, ssl=tls, backlog=_AT_ONCE)
+        own.listen(_BACKLOG)
         self._servers[server] = (own, tls)
         return server
 
