@@ -355,11 +355,13 @@ class CallerConnection(asyncio.Protocol):
             return
         if tcp.state(transport) == tcp.CLOSE:
             transport.abort()
-        elif self._answer is not None and not self._answer.started and self.minor and not self._asked:
-            # Of an answer that has begun every further byte asks the same.
-            if now - asked_after > _HALF_CLOSED_SECONDS:
-                self._asked = True
-                self.write(CONTINUE)
+        elif now - asked_after > _HALF_CLOSED_SECONDS and not self._asked and self._may_ask():
+            self._asked = True
+            self.write(CONTINUE)
+
+    def _may_ask(self) -> bool:
+        """Of an answer that has begun every further byte asks the same."""
+        return self._answer is not None and not self._answer.started and self.minor == 1
 
     def _look_at_paused(self, transport: asyncio.Transport, now: float) -> None:
         """Nobody reads a caller whose bytes we hold back, so nobody hears it leave: ask the kernel."""
