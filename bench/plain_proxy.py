@@ -11,8 +11,9 @@ import hmac
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
 
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, StreamReader, TCPConnector, web
 
 NOT_PASSED = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host", "content-length"}
 
@@ -24,7 +25,7 @@ class Proxy:
         self.kind = kind
         self.key, self.secret, self.token = (os.environ["BENCH_" + name] for name in ("KEY", "SECRET", "TOKEN"))
 
-    async def session(self, app: web.Application):
+    async def session(self, app: web.Application) -> AsyncIterator[None]:
         connector = TCPConnector(limit=0)
         async with ClientSession(
             connector=connector, auto_decompress=False, cookie_jar=DummyCookieJar(), timeout=ClientTimeout(total=None)
@@ -44,8 +45,8 @@ class Proxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in NOT_PASSED}
         if self.kind == "sdk":
-            body = await request.read()
-            headers |= self.signature(request.method, request.path, body)
+            body: bytes | StreamReader = (data := await request.read())
+            headers |= self.signature(request.method, request.path, data)
         else:
             headers["X-Auth-Token"] = self.token
             headers["Content-Length"] = str(request.content_length or 0)
@@ -71,7 +72,7 @@ def main() -> None:
     try:
         import uvloop
 
-        loop = uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     except ImportError:
         loop = asyncio.new_event_loop()
     proxy = Proxy(upstream, kind)

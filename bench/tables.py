@@ -36,6 +36,7 @@ _OTHER = Column("other load, CPUs", "other_load", 2)
 _COLUMNS = {
     "small": (
         Column("CPU µs/request", "cpu_us", 1, compared=True),
+        Column("in the kernel, %", "kernel_percent", 0),
         Column("requests per CPU second", "per_cpu_second", 0),
         Column("p50 ms", "p50_us", 2, 1e-3),
     ),
@@ -60,7 +61,11 @@ _COLUMNS = {
         Column("peak MiB", "peak_mib", 0),
         Column("slowest s", "max_us", 2, 1e-6),
     ),
-    "start": (Column("start s", "start_seconds", 2), Column("idle MiB", "idle_mib", 0)),
+    "start": (
+        Column("start s", "start_seconds", 2),
+        Column("of it CPU s", "start_cpu_seconds", 2),
+        Column("idle MiB", "idle_mib", 0),
+    ),
 }
 
 
@@ -190,8 +195,7 @@ def _goals(results: Results) -> str:
             goal.text,
             f"at most {goal.bound:g} x {goal.against}" if goal.against else f"at most {goal.bound:g} {goal.unit}",
         ]
-        for build in builds:
-            row.append(_verdict(results, goal, f"{build}-{goal.family}"))
+        row += [_verdict(results, goal, f"{build}-{goal.family}") for build in builds]
         if any(cell != "-" for cell in row[2:]):
             rows.append(row)
     if not rows or not builds:

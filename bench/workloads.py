@@ -2,12 +2,19 @@
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.processes import Running, cpu_ns, machine_busy_seconds, memory_mib, reset_peak
+from bench.processes import (
+    CannotMeasure,
+    Running,
+    cpu_ns,
+    machine_busy_seconds,
+    memory_mib,
+    reset_peak,
+    user_and_kernel_ticks,
+)
 from bench.tools import Tools
 
 Figures = dict[str, float]
@@ -26,6 +33,7 @@ class Workload:
     load: Callable[[float], list[str]]
     warm: tuple[str, ...] = ()
     derive: Callable[[Figures], Figures] = lambda figures: {}
+    direct: bool = False  # what a peer adds is its latency less that of the way without one
     simple: bool = False  # the stand-ins in Python can do it too
 
 
@@ -64,6 +72,7 @@ WORKLOADS = (
         "/fast",
         lambda scale: ["-c", "64", "-r", "500", "-w", "0.5", "-d", f"{4 * scale:g}"],
         derive=_per_request,
+        direct=True,
     ),
     Workload(
         "upload",
@@ -87,6 +96,7 @@ WORKLOADS = (
         "/sse/{events}/100",
         lambda scale: ["-c", "500", "-n", "500", "-s"],
         derive=_per_event,
+        direct=True,
     ),
     Workload(
         "held",
@@ -107,11 +117,15 @@ def measure(workload: Workload, tools: Tools, port: int, peer: Running | None, s
     """One workload on one peer (None: straight to the stub).
 
     ``other_load`` is the number of CPUs that everything else on the machine used meanwhile.
+
+    Raises:
+        CannotMeasure: nothing came back that could be counted.
     """
     if workload is START:
         assert peer is not None
         time.sleep(0.5)
-        return {"start_seconds": peer.start_seconds, "idle_mib": memory_mib(peer.pids(), "VmRSS")}
+        idle_mib = memory_mib(peer.pids(), "VmRSS")
+        return {"start_seconds": peer.start_seconds, "start_cpu_seconds": peer.start_cpu_seconds, "idle_mib": idle_mib}
     prefix = "" if peer is None else peer.peer.prefix
     path = prefix + workload.path.format(events=round(30 * scale))
     if workload.warm:
@@ -124,18 +138,21 @@ def measure(workload: Workload, tools: Tools, port: int, peer: Running | None, s
         ours = [load.pid, tools.stub_pid, os.getpid()]
         assert load.stdout is not None
         if load.stdout.readline() != "begin\n":
-            raise subprocess.CalledProcessError(load.wait(), "load")
+            raise CannotMeasure(f"no good answers under `{workload.name}`")
         began = time.monotonic()
         cpu, own, machine = cpu_ns(pids), cpu_ns(ours), machine_busy_seconds()
+        user, kernel = user_and_kernel_ticks(pids)
         said = load.stdout.readline()
         # The load stops here, so its process is asked before it is waited for.
         cpu_seconds = (cpu_ns(pids) - cpu) / 1e9
         own_seconds = (cpu_ns(ours) - own) / 1e9
         machine_seconds = machine_busy_seconds() - machine
         seconds = time.monotonic() - began
+        user_after, kernel_after = user_and_kernel_ticks(pids)
     figures: Figures = json.loads(said)
     figures |= {
         "cpu_seconds": cpu_seconds,
+        "kernel_percent": 100 * (kernel_after - kernel) / max(1, user_after - user + kernel_after - kernel),
         "before_mib": before_mib,
         "peak_mib": memory_mib(pids, "VmHWM"),
         "other_load": max(0.0, (machine_seconds - cpu_seconds - own_seconds) / seconds),

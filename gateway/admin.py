@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import web
 
 from gateway.metrics import summary
+from gateway.sockets import PortInUse
 
 if TYPE_CHECKING:
     from gateway.config import Address
@@ -35,7 +36,11 @@ class Verdict(NamedTuple):
 class GatewayView(Protocol):
     """What the admin listener is told of the gateway. Asynchronous, as several workers have to be asked first."""
 
-    def ready(self) -> Verdict: ...
+    def healthy(self) -> bool:
+        """Somebody is there to serve."""
+        ...
+
+    async def ready(self) -> Verdict: ...
 
     async def status(self) -> dict[str, Any]:
         """JSON without secrets, as ``status_document`` makes it."""
@@ -80,10 +85,11 @@ def status_document(
     credentials: Mapping[str, tuple[str, "CredentialState"]],
     snapshot: "Snapshot",
     reload_problems: Iterable[str] = (),
+    workers: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What ``/status`` answers and the page shows. ``started`` and ``now`` are Unix time; ``credentials`` are kind and state by name.
 
-    ``snapshot`` may be that of one process or the merged one of several.
+    ``snapshot`` may be that of one process or the merged one of several; ``workers`` then says who they are.
     """
     gauges = snapshot["gauges"]
     connections, skews = gauges["upstream_connections"], gauges["clock_skew_seconds"]
@@ -101,6 +107,7 @@ def status_document(
         "body_memory_bytes": gauges["body_memory_bytes"],
         "access_log_lines_dropped": snapshot["access_log_lines_dropped"],
         "worker_restarts": snapshot["worker_restarts"],
+        "workers": list(workers),
         "reload": {
             "successful": gauges["reload_successful"],
             "time": _instant(gauges["reload_success_timestamp"] or None),
@@ -128,7 +135,7 @@ class AdminListener:
         """Listen; the answer is the port, for those who asked for 0 (and 0 on a Unix socket).
 
         Raises:
-            OSError: the address is in use or not ours.
+            PortInUse: the address is taken or not ours.
         """
         await self._runner.setup()
         site: web.BaseSite
@@ -138,9 +145,9 @@ class AdminListener:
             site = web.TCPSite(self._runner, address.host, address.port)
         try:
             await site.start()
-        except OSError:
+        except OSError as error:
             await self._runner.cleanup()
-            raise
+            raise PortInUse(f"cannot listen on {address} (admin): {error.strerror or 'not available'}") from None
         return 0 if address.unix_path is not None else int(self._runner.addresses[0][1])
 
     async def close(self) -> None:
@@ -152,10 +159,11 @@ def make_admin_app(view: GatewayView) -> web.Application:
     page, policy = _page()
 
     async def healthz(_: web.Request) -> web.Response:
-        return _json({"healthy": True})
+        healthy = view.healthy()
+        return _json({"healthy": healthy}, status=200 if healthy else 503)
 
     async def readyz(_: web.Request) -> web.Response:
-        ready, reasons, degraded = view.ready()
+        ready, reasons, degraded = await view.ready()
         if ready:
             return _json({"ready": True, "degraded": degraded})
         return _json({"ready": False, "reasons": reasons}, status=503)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # How long requests in flight take nobody knows; a second spreads those who try again without keeping them away.
 _OVERLOAD_RETRY_SECONDS = 1.0
+# Second attempts at a failing upstream stay below a tenth of its route's requests: more would keep it from getting up
+# again. So many requests earn one, and where there are few requests, a handful of second attempts may run ahead.
+_REQUESTS_PER_RETRY = 10
+_EARNED_AT_MOST = 10 * _REQUESTS_PER_RETRY
 # While a probe is under way its outcome decides; nobody knows when that is.
 _PROBE_RETRY_SECONDS = 1.0
 
@@ -142,13 +146,14 @@ def verdict(error: BaseException | None, upstream_status: int) -> bool | None:
 class Gate:
     """The limits of one route or caller, and how much of them is used. ``in_flight`` counts with and without a limit."""
 
-    __slots__ = ("breaker", "bucket", "guarded", "in_flight", "kind", "limit", "name", "setting")
+    __slots__ = ("breaker", "bucket", "guarded", "in_flight", "kind", "limit", "name", "setting", "towards_retries")
 
     def __init__(self, kind: str, name: str, setting: str) -> None:
         self.kind = kind  # Route | Caller
         self.name = name
         self.setting = setting  # where its limits stand in the configuration: limits | callers
         self.in_flight = 0
+        self.towards_retries = _EARNED_AT_MOST  # requests that no second attempt was taken for yet
         self.limit: float = math.inf
         self.bucket: TokenBucket | None = None
         self.breaker: Breaker | None = None
@@ -168,6 +173,13 @@ class Gate:
         elif self.breaker is None or self.breaker.settings != breaker:
             self.breaker = Breaker(breaker, monotonic)
         self.guarded = in_flight is not None or rate is not None or breaker is not None
+
+    def take_retry(self) -> bool:
+        """Whether one more second attempt may be made after a failure: they stay below a tenth of the requests."""
+        if self.towards_retries < _REQUESTS_PER_RETRY:
+            return False
+        self.towards_retries -= _REQUESTS_PER_RETRY
+        return True
 
     def check_in_flight(self) -> None:
         """Raises Overloaded at the limit."""
@@ -241,6 +253,8 @@ class Admission:
         ticket = self._pass(route, guarded_caller) if route.guarded or guarded_caller is not None else 0
         self.in_flight += 1
         route.in_flight += 1
+        if route.towards_retries < _EARNED_AT_MOST:
+            route.towards_retries += 1
         if caller is not None:
             caller.in_flight += 1
         return ticket

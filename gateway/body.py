@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -12,16 +14,19 @@ from gateway.exchange import Exchange
 from gateway.inbound import BodySource
 
 _FILE_READ_BYTES = 256 * 1024
+# Bodies are on their way out again within moments; a body that finds no room waits so long for another one's.
+_ROOM_SECONDS = 1.0
 
 
 class Budget:
     """Bytes of memory that all buffered bodies together may use; ``None`` is no limit."""
 
-    __slots__ = ("limit_bytes", "used_bytes")
+    __slots__ = ("_waiting", "limit_bytes", "used_bytes")
 
     def __init__(self, limit_bytes: int | None) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def has_room(self, count: int) -> bool:
         return self.limit_bytes is None or self.used_bytes + count <= self.limit_bytes
@@ -36,8 +41,28 @@ class Budget:
             )
         self.used_bytes += count
 
+    async def take_soon(self, count: int) -> None:
+        """``take``, after waiting for a moment where others may make room."""
+        if not self.has_room(count) and self.limit_bytes is not None and count <= self.limit_bytes:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ROOM_SECONDS):
+                    while not self.has_room(count):
+                        await self._given_back()
+        self.take(count)
+
     def give_back(self, count: int) -> None:
         self.used_bytes -= count
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def _given_back(self) -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
 
 
 class Body:
@@ -165,7 +190,7 @@ class Body:
         while not self._source.ended:
             if self.received_bytes > count:
                 return False
-            if not self._receive(hold=True):
+            if not await self._take_in():
                 await self._wait()
         if self.received_bytes:
             self._exchange.body_mode = "memory"
@@ -183,7 +208,7 @@ class Body:
         while not self._source.ended:
             if self._held_bytes > self.replay_bytes or (self._source.content_length or 0) > self.replay_bytes:
                 self._spool()
-            if not self._receive(hold=True):
+            if not await self._take_in():
                 await self._wait()
         assert self._hash is not None
         self._exchange.body_mode = "file" if self._file is not None else "memory" if self.received_bytes else "none"
@@ -205,8 +230,16 @@ class Body:
         finally:
             self._exchange.waits_for_caller = False
 
+    async def _take_in(self) -> bool:
+        """Hold what arrived, in memory or in the file; false when nothing has."""
+        piece = self._receive(hold=True)
+        if piece and self._file is None:
+            await self._budget.take_soon(len(piece))
+            self._hold(piece)
+        return bool(piece)
+
     def _receive(self, *, hold: bool = False) -> bytes:
-        """Take what arrived, count it, and keep it where it is to be held."""
+        """Take what arrived and count it; keep it for a second attempt, unless ``_take_in`` is to ``hold`` it."""
         piece = self._source.take()
         if not piece:
             return piece
@@ -220,10 +253,7 @@ class Body:
             self._hash.update(piece)
         if self._file is not None:
             self._write(piece)
-        elif hold:
-            self._budget.take(len(piece))
-            self._hold(piece)
-        elif self._keeping:
+        elif self._keeping and not hold:
             if self._held_bytes + len(piece) <= self.replay_bytes and self._budget.has_room(len(piece)):
                 self._budget.take(len(piece))
                 self._hold(piece)

@@ -204,7 +204,8 @@ class Proxy:
                 if reason is None:
                     return attempt, response, beginning
             except UpstreamUnreachable as error:
-                if not retry.may_send_again(error, exchange, outbound, self._now()):
+                may = retry.may_send_again(error, exchange, outbound, self._now()) and place.gate.take_retry()
+                if not may:
                     if attempt is not None:
                         upstream.release(attempt)
                     raise
@@ -239,7 +240,12 @@ class Proxy:
         corrected = place.credential.signs and place.clock.corrected(outbound, response, beginning)
         if look:
             return beginning, await retry.reason_to_retry(
-                place.credential, outbound, refusal, deadline, clock_corrected=corrected
+                place.credential,
+                outbound,
+                refusal,
+                deadline,
+                clock_corrected=corrected,
+                take_retry=place.gate.take_retry,
             )
         self._tell(place.credential.refused(outbound, refusal, deadline))
         return beginning, None

@@ -82,18 +82,24 @@ async def peek(source: Source, exchange: Exchange) -> bytes:
 
 
 async def reason_to_retry(
-    credential: Credential, outbound: Outbound, refusal: Refusal, deadline: Deadline, *, clock_corrected: bool
+    credential: Credential,
+    outbound: Outbound,
+    refusal: Refusal,
+    deadline: Deadline,
+    *,
+    clock_corrected: bool,
+    take_retry: Callable[[], bool] = lambda: True,
 ) -> str | None:
     """Why the request should be sent once more, as a metric label; None when the answer is to be passed on.
 
-    The credential hears of the refusal either way. Waits for a new token, or a short while before an idempotent retry.
+    ``take_retry`` has the last word where nothing has changed since the first attempt (``Gate.take_retry``). The credential hears of the refusal either way. Waits for a new token, or a short while before an idempotent retry.
     """
     renewed = await credential.refused(outbound, refusal, deadline)
     if refusal.retry is Retry.AFTER_REFRESH and renewed:
         return refusal.label
     if refusal.retry is Retry.AFTER_CLOCK and clock_corrected:
         return refusal.label
-    if refusal.retry is Retry.IDEMPOTENT and outbound.route.retry.idempotent:
+    if refusal.retry is Retry.IDEMPOTENT and outbound.route.retry.idempotent and take_retry():
         await pause()
         return refusal.label
     return None

@@ -1,5 +1,6 @@
 """A string that never shows itself."""
 
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -11,12 +12,13 @@ class Secret:
     ``source`` says where the value comes from, as ``file /run/secrets/password``; it is safe to print.
     """
 
-    __slots__ = ("_value", "generation", "source")
+    __slots__ = ("_value", "_watchers", "generation", "source")
 
     def __init__(self, value: str, source: str = "") -> None:
         self._value = value
         self.source = source
         self.generation = 0
+        self._watchers: tuple[Callable[[], None], ...] = ()
 
     def reveal(self) -> str:
         return self._value
@@ -27,7 +29,16 @@ class Secret:
             return False
         self._value = value
         self.generation += 1
+        for told in self._watchers:
+            told()
         return True
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Call ``told`` after each change of the value, in whichever thread changed it."""
+        self._watchers = (*self._watchers, told)
+
+    def unwatch(self, told: Callable[[], None]) -> None:
+        self._watchers = tuple(other for other in self._watchers if other != told)
 
     def __repr__(self) -> str:
         return "Secret(***)"

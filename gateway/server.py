@@ -1,94 +1,67 @@
-"""The process: signals, event loop, start and stop."""
+"""The command's whole life: configuration, log, one process or several, signals, end."""
 
-import asyncio
-import contextlib
-import gc
 import logging
-import signal
 import sys
-from collections.abc import Callable
 
-from gateway import __version__, credentials
-from gateway.app import Gateway, PortInUse
+from gateway import __version__, credentials, process, systemd
+from gateway.app import Gateway
 from gateway.config import Config, ConfigProblems, load
-from gateway.logs import log_loop_exception, setup_logging
+from gateway.logs import setup_logging
+from gateway.reload import read
+from gateway.sockets import PortInUse
+from gateway.workers.crew import NoWorker
+from gateway.workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
-
-# Requests make few cycles; the default thresholds collect hundreds of times a second under load.
-_GC_THRESHOLD = 50_000
 
 
 def run(config_path: str) -> int:
     """Serve until a signal: 0 after a drain, 1 when an address cannot be had, 2 when the file is wrong."""
+    content = read(config_path)
     try:
-        config = load(config_path, credentials.kinds())
+        config = load(config_path, credentials.kinds(), content=content)
     except ConfigProblems as problems:
         print(problems, file=sys.stderr)  # noqa: T201 - the command line's answer, before there is a log
         return 2
-    writer = setup_logging()
+    writer = setup_logging(shared=config.workers > 1)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(config))
+        return process.run(serve(config, content or b""))
     finally:
         writer.close()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where the extra ``speed`` is installed, else asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
-async def serve(config: Config) -> int:
-    """Run one gateway until SIGTERM or SIGINT has drained it; a second signal cuts at once."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(log_loop_exception)
+async def serve(config: Config, content: bytes) -> int:
+    """Run the gateway until SIGTERM or SIGINT has drained it; a second signal cuts at once."""
     for warning in config.warnings:
         log.warning("%s", warning)
-    gateway = Gateway(config)
+    gateway = Gateway(config, content) if config.workers == 1 else Supervisor(config, content)
     try:
         await gateway.start()
-    except PortInUse as error:
+    except (PortInUse, NoWorker) as error:
         log.error("%s", error)  # noqa: TRY400 - the message is all there is to say
         return 1
-    first, second = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: second.set() if first.is_set() else first.set())
-    reloads: set[asyncio.Task[bool]] = set()
 
-    def reload() -> None:
-        task = loop.create_task(gateway.reload(), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
+    async def reload() -> None:
+        systemd.reloading()
+        loaded = await gateway.reload()
+        systemd.ready("serving" if loaded else "serving the old configuration: the new one was refused, see the log")
 
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 50)
+    signals = process.Signals(reload)
+    process.settle()
     log.info(
-        "modelarts-gateway %s serves %d routes on %s, admin on %s",
+        "modelarts-gateway %s serves %d routes on %s, admin on %s%s",
         __version__,
         len(config.routes),
         config.listen,
         config.admin,
+        "" if config.workers == 1 else f", {config.workers} workers",
     )
-    await first.wait()
-    drained = loop.create_task(gateway.drain(), name="drain")
-    hurried = loop.create_task(second.wait(), name="second-signal")
-    await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (drained, hurried):
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-    left = gateway.proxy.in_flight
-    if left:
-        log.warning("%d requests were cut", left)
-    await gateway.close()
+    systemd.ready("serving")
+    await signals.first.wait()
+    systemd.stopping()
+    await signals.unless_second(gateway.drain())
+    cut = await gateway.close()
+    if cut:
+        log.warning("%d requests were cut", cut)
     log.info("stopped")
     return 0

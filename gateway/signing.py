@@ -1,4 +1,4 @@
-"""SDK-HMAC-SHA256, the signature of Huawei Cloud's API gateway.
+"""SDK-HMAC-SHA256, the signature of Huawei Cloud's API gateway, and its younger relative V11-HMAC-SHA256.
 
 Two ways to the same bytes: ``canonical_request`` and its companions follow the published rules step by step for any
 request, and explain a signature; ``Signer`` has prepared all that stays the same and signs what the gateway sends.
@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
 ALGORITHM = "SDK-HMAC-SHA256"
+# Signs with a key that is derived for one day, region and service.
+DERIVED_ALGORITHM = "V11-HMAC-SHA256"
+DERIVED_SERVICE = "apic"  # what API Gateway is called there
 EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 # The literal that stands for the hash of a body that is not hashed; the header must be sent and signed with it.
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
@@ -66,6 +69,27 @@ def string_to_sign(x_sdk_date: str, canonical: str) -> str:
 def signature(secret_key: str, text: str) -> str:
     """Lower-case hex HMAC-SHA256 of a string to sign; the key is used as it is, nothing is derived from it."""
     return hmac.new(secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def derived_info(x_sdk_date: str, region: str) -> str:
+    """What a derived key is good for: ``20191115/cn-north-4/apic``."""
+    return f"{x_sdk_date[:8]}/{region}/{DERIVED_SERVICE}"
+
+
+def derived_key(access_key: str, secret_key: str, info: str) -> str:
+    """The key of V11-HMAC-SHA256: HKDF (RFC 5869) with SHA-256 and 32 octets, one block; in lower-case hex, used as text."""
+    extracted = hmac.new(access_key.encode(), secret_key.encode(), hashlib.sha256).digest()
+    return hmac.new(extracted, info.encode() + b"\x01", hashlib.sha256).hexdigest()
+
+
+def derived_string_to_sign(x_sdk_date: str, info: str, canonical: str) -> str:
+    return f"{DERIVED_ALGORITHM}\n{x_sdk_date}\n{info}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def derived_authorization(access_key: str, info: str, signed_headers: str, signature_hex: str) -> str:
+    return (
+        f"{DERIVED_ALGORITHM} Credential={access_key}/{info}, SignedHeaders={signed_headers}, Signature={signature_hex}"
+    )
 
 
 def authorization(access_key: str, signed_headers: str, signature_hex: str) -> str:
@@ -150,16 +174,77 @@ class Signer:
         ``stage`` that of X-Stage.
         """
         date = self._date.of(instant_seconds)
+        signed_headers, canonical = self._canonical(
+            method, path, query, host, date, payload_hash, content_sha256, stage
+        )
+        inner = self._inner.copy()
+        inner.update(f"{ALGORITHM}\n{date}\n{hashlib.sha256(canonical).hexdigest()}".encode())
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return date, f"{self._head}{signed_headers}, Signature={outer.hexdigest()}"
+
+    def _canonical(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        host: str,
+        date: str,
+        payload_hash: str,
+        content_sha256: str | None,
+        stage: str | None,
+    ) -> tuple[str, bytes]:
+        """The list of signed headers, and the canonical request."""
         signed_headers = self._signed_headers[content_sha256 is not None, stage is not None]
         content_line = "" if content_sha256 is None else f"x-sdk-content-sha256:{content_sha256}\n"
         stage_line = "" if stage is None else f"x-stage:{stage}\n"
         slash = "" if path.endswith("/") else "/"
-        canonical = (
+        text = (
             f"{method}\n{path}{slash}\n{query}\nhost:{host}\n{self._project_line}{content_line}x-sdk-date:{date}\n"
             f"{self._token_line}{stage_line}\n{signed_headers}\n{payload_hash}"
         )
-        inner = self._inner.copy()
-        inner.update(f"{ALGORITHM}\n{date}\n{hashlib.sha256(canonical.encode()).hexdigest()}".encode())
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return date, f"{self._head}{signed_headers}, Signature={outer.hexdigest()}"
+        return signed_headers, text.encode()
+
+
+class DerivedSigner(Signer):
+    """The same with V11-HMAC-SHA256 for one region; the derived key is made anew each day."""
+
+    __slots__ = ("_access_key", "_derived", "_info", "_region", "_secret_key")
+
+    def __init__(
+        self,
+        access_key: str,
+        secret_key: str,
+        *,
+        security_token: str | None = None,
+        project_id: str | None = None,
+        region: str,
+    ) -> None:
+        super().__init__(access_key, secret_key, security_token=security_token, project_id=project_id)
+        self._access_key = access_key
+        self._secret_key = secret_key
+        self._region = region
+        self._info = ""
+        self._derived = ""
+
+    def sign(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        host: str,
+        *,
+        payload_hash: str,
+        instant_seconds: float,
+        content_sha256: str | None = None,
+        stage: str | None = None,
+    ) -> tuple[str, str]:
+        date = self._date.of(instant_seconds)
+        signed_headers, canonical = self._canonical(
+            method, path, query, host, date, payload_hash, content_sha256, stage
+        )
+        info = derived_info(date, self._region)
+        if info != self._info:
+            self._info, self._derived = info, derived_key(self._access_key, self._secret_key, info)
+        text = derived_string_to_sign(date, info, canonical.decode())
+        return date, derived_authorization(self._access_key, info, signed_headers, signature(self._derived, text))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fake_modelarts import FakeModelArts
-from gateway.simulator import Options, Simulator
 from running import Document, InProcess, Process, StartGateway, StartProcess, as_process, in_process
+
+from gateway.simulator import Options, Simulator
 
 
 @pytest.fixture
@@ -37,7 +37,6 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
 async def start_process(tmp_path: Path) -> AsyncIterator[StartProcess]:
     """Starts gateways as processes and ends them afterwards."""
     async with contextlib.AsyncExitStack() as stack:
-
         count = 0
 
         async def start(config: Document | Path, environ: Mapping[str, str] | None = None, **more: Any) -> Process:

@@ -183,7 +183,7 @@ def refuses(status: str, code: str, message: str) -> Behaviour:
 
 
 def raw(data: bytes, *, then: str = "close") -> Behaviour:
-    """Read everything, write these bytes, then ``close``, ``reset`` or ``stall``."""
+    """Read everything, write these bytes, then ``close``, ``reset``, ``stall``, or ``keep`` the connection for more."""
 
     async def behaviour(call: Call) -> None:
         await call.body()
@@ -193,7 +193,7 @@ def raw(data: bytes, *, then: str = "close") -> Behaviour:
             call.reset()
         elif then == "close":
             call.writer.close()
-        else:
+        elif then == "stall":
             await call.gone()
 
     return behaviour

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from raw_caller import Reply, ask
 
+import gateway
 from gateway.app import Gateway
 from gateway.config import load
 from gateway.credentials import kinds
-from raw_caller import Reply, ask
 
-ROOT = Path(__file__).parents[1]
+# Where the gateway that is tested lies: processes run the same code that the tests import.
+ROOT = Path(gateway.__file__).parents[1]
 Document = dict[str, Any]  # Any: YAML
 
 
@@ -45,8 +47,9 @@ def document(*routes: Document, credentials: Document | None = None, **more: Any
 class InProcess:
     """A started gateway of the test's own loop."""
 
-    def __init__(self, gateway: Gateway, log: Path, descriptor: int) -> None:
+    def __init__(self, gateway: Gateway, path: Path, log: Path, descriptor: int) -> None:
         self.gateway = gateway
+        self.path = path  # of its configuration
         self.port = gateway.port
         self.admin_port = gateway.admin_port
         self.url = f"http://127.0.0.1:{gateway.port}"
@@ -92,9 +95,9 @@ async def in_process(
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     log = folder / "access.log"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    gateway = Gateway(load(path, kinds(), environ=environ or {}), access_log_fd=descriptor)
-    await gateway.start()
-    running = InProcess(gateway, log, descriptor)
+    started = Gateway(load(path, kinds(), environ=environ or {}), access_log_fd=descriptor)
+    await started.start()
+    running = InProcess(started, path, log, descriptor)
     try:
         yield running
     finally:
@@ -138,7 +141,7 @@ class Process:
         """Wait until the program's log holds ``text``."""
         until = time.monotonic() + seconds
         while text not in self.stderr:
-            if time.monotonic() > until:
+            if time.monotonic() > until or self._popen.poll() is not None:
                 raise TimeoutError(f"the log never said {text!r}: {self.stderr}")
             await asyncio.sleep(0.02)
 
@@ -195,11 +198,13 @@ async def as_process(
     else:
         path = config
         config = yaml.safe_load(path.read_text())
+    assert isinstance(config, dict)
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
         popen = subprocess.Popen(
             [sys.executable, "-W", "error", *program, str(path)],
             env={**kept, "PYTHONPATH": str(ROOT), **(environ or {})},
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

@@ -17,6 +17,7 @@ from gateway.credentials.base import CredentialState
 from gateway.exchange import Exchange, Moment
 from gateway.metrics import Gauges, Metrics
 from gateway.routes import Limits, Route, UpstreamUrl
+from gateway.sockets import PortInUse
 
 FRESH = CredentialState(usable=True, summary="fresh", expiry=1_700_003_600.0, last_success=1_699_999_000.0)
 BROKEN = CredentialState(usable=False, summary="held for 15 min", last_error="IAM answered 401")
@@ -33,6 +34,7 @@ class View:
     """A gateway with one route, one error, and a verdict that a test sets."""
 
     def __init__(self) -> None:
+        self.serves = True
         self.verdict = Verdict(True, [], [])
         self.metrics = Metrics(
             "1.2.3",
@@ -50,7 +52,10 @@ class View:
         exchange.route, exchange.status, exchange.error = "poetry", 504, "Gateway.UpstreamTimeout"
         self.metrics.observe(exchange, 0.08)
 
-    def ready(self) -> Verdict:
+    def healthy(self) -> bool:
+        return self.serves
+
+    async def ready(self) -> Verdict:
         return self.verdict
 
     async def status(self) -> dict[str, Any]:
@@ -98,6 +103,15 @@ async def test_healthz(door: Door) -> None:
     status, _, text = await door.get("/healthz")
 
     assert (status, json.loads(text)) == (200, {"healthy": True})
+
+
+async def test_healthz_without_workers(door: Door) -> None:
+    """Where no worker is left, whoever watches should start us again."""
+    door.view.serves = False
+
+    status, _, text = await door.get("/healthz")
+
+    assert (status, json.loads(text)) == (503, {"healthy": False})
 
 
 @pytest.mark.parametrize(
@@ -240,10 +254,10 @@ async def test_page(door: Door) -> None:
 
 
 async def test_port_in_use() -> None:
-    """A port in use is an OSError for whoever starts the listener, and leaves nothing behind."""
+    """A port in use has a message for whoever starts the listener, and leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listener = AdminListener(View())
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(PortInUse, match="already in use"):
             await listener.start(Address("127.0.0.1", taken.getsockname()[1]))
 
 

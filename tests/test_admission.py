@@ -343,3 +343,20 @@ def test_a_ticket_of_a_replaced_breaker_is_void() -> None:
 
     assert gate.breaker is not None
     assert gate.breaker.state is BreakerState.CLOSED
+
+
+def test_second_attempts_stay_below_a_tenth() -> None:
+    """Ten may run ahead; from then on ten requests earn one, and a reload gives nothing away."""
+    admitted = admission(Clock(), route())
+    gate = admitted.routes["poetry"]
+
+    ahead = [gate.take_retry() for _ in range(12)]
+    for _ in range(9):
+        admitted.leave(gate, None, admitted.enter(gate, None))
+    too_early = gate.take_retry()
+    admitted.reconfigure(None, [route()])
+    admitted.leave(gate, None, admitted.enter(gate, None))
+
+    assert ahead == [True] * 10 + [False] * 2
+    assert not too_early
+    assert [admitted.routes["poetry"].take_retry() for _ in range(2)] == [True, False]

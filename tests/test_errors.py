@@ -20,7 +20,12 @@ CASES = [
     (errors.UriTooLong("m."), 414, "Gateway.UriTooLong", "http_request_error"),
     (errors.HeadersTooLarge("m."), 431, "Gateway.HeadersTooLarge", "http_request_error"),
     (errors.RateLimited("m."), 429, "Gateway.RateLimited", "http_request_denied"),
-    (errors.UpstreamUnreachable("m.", proxy_status="dns_error", sent=False), 502, "Gateway.UpstreamUnreachable", "dns_error"),
+    (
+        errors.UpstreamUnreachable("m.", proxy_status="dns_error", sent=False),
+        502,
+        "Gateway.UpstreamUnreachable",
+        "dns_error",
+    ),
     (errors.UpstreamProtocolError("m."), 502, "Gateway.UpstreamProtocolError", "http_protocol_error"),
     (errors.CredentialUnavailable("m."), 503, "Gateway.CredentialUnavailable", "proxy_internal_error"),
     (errors.Overloaded("m."), 503, "Gateway.Overloaded", "connection_limit_reached"),

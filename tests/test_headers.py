@@ -43,13 +43,17 @@ def test_hop_by_hop_stays(name: str) -> None:
     assert not crosses(name.replace("-", "_").encode())
 
 
-@pytest.mark.parametrize("name", ["Host", "Content-Length", "Expect", "Via", "X-Request-Id", "X-Request-Timeout", "X-Stage"])
+@pytest.mark.parametrize(
+    "name", ["Host", "Content-Length", "Expect", "Via", "X-Request-Id", "X-Request-Timeout", "X-Stage"]
+)
 def test_what_is_written_anew(name: str) -> None:
     """The gateway writes these itself."""
     assert not crosses(name.encode())
 
 
-@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Anything", "X-Real-IP"])
+@pytest.mark.parametrize(
+    "name", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Anything", "X-Real-IP"]
+)
 def test_where_a_request_came_from(name: str) -> None:
     """Addresses of callers leave only where a route says so."""
     assert request_kind(name.lower().encode()) is Kind.FORWARDED
@@ -74,7 +78,9 @@ def test_what_an_upstream_may_not_say(name: str) -> None:
     assert not crosses(name.encode(), response=True)
 
 
-@pytest.mark.parametrize("name", ["Set-Cookie", "Date", "Server", "Vary", "X-Request-Id", "WWW-Authenticate", "Retry-After"])
+@pytest.mark.parametrize(
+    "name", ["Set-Cookie", "Date", "Server", "Vary", "X-Request-Id", "WWW-Authenticate", "Retry-After"]
+)
 def test_what_passes_of_answers(name: str) -> None:
     """The upstream's own fields."""
     assert crosses(name.encode(), response=True)

@@ -27,7 +27,11 @@ def test_method_target_and_host() -> None:
     """The method stays, the path is the upstream's, Host is the upstream's as its URL wrote it."""
     outbound = left("/r/x?a=1", method="PUT")
 
-    assert (outbound.method, outbound.target, outbound.authority) == ("PUT", "/v1/infers/S/x?a=1", "up.example.com:8443")
+    assert (outbound.method, outbound.target, outbound.authority) == (
+        "PUT",
+        "/v1/infers/S/x?a=1",
+        "up.example.com:8443",
+    )
     assert outbound.body is BODY
 
 
@@ -79,7 +83,13 @@ def test_the_callers_fields() -> None:
         "Accept: b",
     )
 
-    assert outbound.lines == [b"content-TYPE: a/b", b"Cookie: a=1", b"traceparent: 00-1-2-03", b"Accept: a", b"Accept: b"]
+    assert outbound.lines == [
+        b"content-TYPE: a/b",
+        b"Cookie: a=1",
+        b"traceparent: 00-1-2-03",
+        b"Accept: a",
+        b"Accept: b",
+    ]
 
 
 @pytest.mark.parametrize("forwarded", [False, True])

@@ -43,7 +43,16 @@ def test_no_match(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/poetry/../admin", "/poetry/%2e%2e/admin", "/poetry/.", "/poetry/a\\b", "/poetry/%00", "/nowhere/../poetry", "poetry"]
+    "path",
+    [
+        "/poetry/../admin",
+        "/poetry/%2e%2e/admin",
+        "/poetry/.",
+        "/poetry/a\\b",
+        "/poetry/%00",
+        "/nowhere/../poetry",
+        "poetry",
+    ],
 )
 def test_refused_before_matching(path: str) -> None:
     """A path with two readings is refused, whether or not a route would match, and every time."""

@@ -16,7 +16,8 @@ Validate the configuration: print every problem at once, each with its place and
 problems, print the routes as they were understood, and warnings.
 
 --online also obtains each credential and opens a connection to each upstream, TLS included, and says in words what is missing
-(exit 1: the file is right, the world is not). No request is sent to an upstream.
+(exit 1: the file is right, the world is not). Each route with a credential gets one GET without it, whose refusal tells
+whether the credential fits the address; no credential is sent to an upstream.
 """
 EXAMPLE = """\
 example:

@@ -254,13 +254,17 @@ def signed_texts(run: DryRun) -> tuple[str, str] | None:
     """Canonical request and string to sign of what would leave; None when it carries no signature."""
     values = {name.lower(): value for name, value in run.fields}
     algorithm, _, parameters = values.get("authorization", "").partition(" ")
-    if algorithm != signing.ALGORITHM:
+    if algorithm not in (signing.ALGORITHM, signing.DERIVED_ALGORITHM):
         return None
-    listed = dict(part.split("=", 1) for part in parameters.split(", "))["SignedHeaders"].split(";")
+    said = dict(part.split("=", 1) for part in parameters.split(", "))
+    listed = said["SignedHeaders"].split(";")
     payload_hash = values["x-sdk-content-sha256"] if "x-sdk-content-sha256" in listed else run.payload_hash
     canonical, _ = signing.canonical_request(
         run.method, run.path, run.query, [(name, values[name]) for name in listed], payload_hash
     )
+    if algorithm == signing.DERIVED_ALGORITHM:
+        info = said["Credential"].partition("/")[2]
+        return canonical, signing.derived_string_to_sign(values["x-sdk-date"], info, canonical)
     return canonical, signing.string_to_sign(values["x-sdk-date"], canonical)
 
 

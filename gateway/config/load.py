@@ -33,8 +33,11 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     previous: SecretStore | None = None,
+    content: bytes | None = None,
 ) -> Config:
     """The configuration in a file. ``kinds`` are the credential kinds by name.
+
+    ``content`` is what somebody has read from the file, so that several processes load the very same text.
 
     With ``previous`` (the secrets of the configuration it will replace) secrets from the same source keep their
     holder, so that settings which did not change compare equal. Blocks on files, never on the network.
@@ -44,7 +47,7 @@ def load(
     """
     path = Path(path)
     try:
-        document = yaml.read(path)
+        document = yaml.read(path, content)
     except yaml.Unreadable as error:
         line, column = error.mark or (0, 0)
         raise ConfigProblems(str(path), (Problem(str(path), line, column, "", error.message),)) from None

@@ -68,15 +68,16 @@ class Unreadable(Exception):
         self.mark = mark
 
 
-def read(path: Path) -> Document:
-    """The document in a file.
+def read(path: Path, content: bytes | None = None) -> Document:
+    """The document in a file; with ``content``, in what somebody has read from it.
 
     Raises:
         Unreadable: no such file, not UTF-8, not YAML, empty, or too large. Never repeats what the file holds.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE_BYTES + 1)
+        if content is None:
+            with path.open("rb") as file:
+                content = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
         raise Unreadable("no such file; name the configuration with -c FILE or GATEWAY_CONFIG") from None
     except IsADirectoryError:

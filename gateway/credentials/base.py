@@ -2,14 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gateway.config.types import CredentialSettings
+from gateway.credentials.lock_outs import LockOuts
 from gateway.credentials.token import Token
 from gateway.deadline import Deadline
 from gateway.outbound import Outbound
 from gateway.refusals import Refusal
+
+
+def _nobody(name: str, what: str, why: str) -> None:
+    """There are no other workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,8 @@ class Services:
     ``refreshed`` is told each attempt to obtain a token: credential name and ``ok`` or ``failed``.
     ``shared_token``, where several workers serve, asks the one process that obtains tokens for all of them: it takes
     the credential's name and the token an upstream refused (None: none was), and raises as ``IamToken.obtain`` does.
+    ``lock_outs`` is what all credentials of a process know about refused passwords.
+    ``spread`` lets the credential of the same name in every other worker hear of something (``Credential.heard``).
     """
 
     wall: Callable[[], float]
@@ -27,17 +34,23 @@ class Services:
     sleep: Callable[[float], Awaitable[None]]
     refreshed: Callable[[str, str], None]
     shared_token: Callable[[str, bytes | None], Awaitable[Token]] | None = None
+    lock_outs: LockOuts = field(default_factory=LockOuts)
+    spread: Callable[[str, str, str], None] = _nobody
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialState:
-    """How a credential is doing, in words an operator can act on; holds no secret. Instants are Unix time."""
+    """How a credential is doing, in words an operator can act on; holds no secret. Instants are Unix time.
+
+    ``clock_ahead_seconds`` is its issuer's clock minus ours, where they differ by more than a minute.
+    """
 
     usable: bool
     summary: str  # fresh | stale | expired | waiting for a token | held …
     expiry: float | None = None
     last_success: float | None = None
     last_error: str | None = None
+    clock_ahead_seconds: float = 0.0
 
 
 class Credential(ABC):
@@ -81,6 +94,12 @@ class Credential(ABC):
 
     def accepted(self, outbound: Outbound) -> None:  # noqa: B027 - only those that count refusals care
         """The upstream answered ``outbound`` without objecting to the credential. Called for each request, so cheap."""
+
+    def heard(self, what: str, why: str) -> None:  # noqa: B027 - only those that count refusals care
+        """What another worker's credential of this name had ``Services.spread``; ``why`` is safe to show."""
+
+    def wake(self) -> None:  # noqa: B027 - only those that wait after a failure
+        """What was missing may be there now: the process that obtains tokens for all workers has a new one."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -1,32 +1,28 @@
-"""One token fetch from IAM (IAM API Reference, "Obtaining a User Token Through Password Authentication").
+"""Asking IAM for a token, whoever one is (IAM API Reference, "Token Management").
 
-Nothing of an answer's body or headers, and no text of a foreign exception, gets out of here: both may quote the token.
+Nothing of an answer's body or headers gets out of here but the token: both may quote it.
 """
 
-import asyncio
 import json
+import logging
 import re
-import ssl
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import aiohttp
-from yarl import URL
-
+from gateway.credentials.asking import Answer, ask, instant
 from gateway.credentials.token import Cause, FetchFailed, Token
 from gateway.routes import Connection, UpstreamUrl
-from gateway.secret import Secret
+
+log = logging.getLogger(__name__)
 
 # The catalogue of endpoints would make the answer's body many times larger; the token is the same without it.
-_PATH = "/v3/auth/tokens?nocatalog=true"
-_LARGEST_BODY_BYTES = 1024 * 1024
+TOKENS_PATH = "/v3/auth/tokens?nocatalog=true"
 # Tokens of 6 to 9 KB are documented, services state maxima from 5,000 characters up; no gateway takes a header this long.
 _LARGEST_TOKEN_BYTES = 64 * 1024
-# aiohttp's own limit of 8,190 bytes refuses real tokens. More than the limit above, so that we can say what was wrong.
-_LARGEST_FIELD_BYTES = 128 * 1024
+# Two clocks that differ by less are as good as equal; the network takes some of it.
+_SKEW_SECONDS = 60.0
 
 _TOKEN = re.compile(rb"[!-~]+")
 # IAM's own error codes are safe to repeat; whatever else stands in an error body is not.
@@ -34,107 +30,63 @@ _IAM_CODE = re.compile(rb'"(IAM\.[0-9]{4})"')
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who asks, and for which project: a token of any other scope is of no use to inference services."""
+class Scope:
+    """The project that a token is for, by name or by id: a token of any other scope is of no use to inference services."""
 
-    domain: str
-    user: str
-    password: Secret
-    project: str | None
-    project_id: str | None
+    project: str | None = None
+    project_id: str | None = None
+
+    def as_json(self) -> dict[str, Any]:  # Any: JSON
+        return {"project": {"name": self.project} if self.project_id is None else {"id": self.project_id}}
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    tokens: list[str] = field(repr=False)
-    retry_after: str | None
-    body: bytes = field(repr=False)
+class Meanings:
+    """What IAM's refusals mean for the one who asked: what to check, in words."""
+
+    on_401: str
+    on_403: str
+    on_404: str
+    cause_of_401: Cause
 
 
 class Iam:
-    """Fetches tokens for one identity, each over a connection of its own: a kept one would have been closed meanwhile."""
+    """One IAM address, and how it is reached."""
 
-    def __init__(self, url: UpstreamUrl, connection: Connection, identity: Identity, wall: Callable[[], float]) -> None:
+    def __init__(self, url: UpstreamUrl, connection: Connection, wall: Callable[[], float]) -> None:
+        self.authority = url.authority
         self._url = url
         self._connection = connection
-        self._identity = identity
         self._wall = wall
 
-    async def fetch(self) -> Token:
-        """A new project-scoped token. Time limits are the caller's.
+    async def issue(
+        self,
+        auth: Mapping[str, Any],  # Any: JSON
+        meanings: Meanings,
+        *,
+        path: str = TOKENS_PATH,
+        fields: Mapping[str, str] | None = None,
+        project_scoped: bool = True,
+    ) -> Token:
+        """A new token. Time limits are the caller's.
 
         Raises:
             FetchFailed: with a reason that is safe to show.
         """
-        try:
-            answer = await self._post()
-        except aiohttp.ClientError as error:
-            raise FetchFailed(_network_reason(error)) from None
-        except (OSError, ssl.SSLError, ValueError) as error:
-            raise FetchFailed(f"IAM could not be asked ({type(error).__name__})") from None
+        answer = await ask(
+            "POST",
+            self._url,
+            f"{_base(self._url.base_path)}{path}",
+            who="IAM",
+            fields={"Content-Type": "application/json;charset=utf8", **(fields or {})},
+            body=json.dumps({"auth": auth}).encode(),
+            connection=self._connection,
+        )
+        now = self._wall()
         if answer.status not in (200, 201):
-            raise _refusal(answer, self._wall())
-        return Token(value=_token_value(answer.tokens), expiry=_expiry(answer.body, self._wall()))
-
-    async def _post(self) -> _Answer:
-        url, connection = self._url, self._connection
-        secure = url.scheme == "https"
-        dialled = url.authority
-        if connection.address is not None:
-            host, port = connection.address
-            dialled = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        tls: ssl.SSLContext | bool = True
-        if secure and connection.ca is not None:
-            # Read at each fetch, so that a replaced file counts; in a thread, as it blocks.
-            tls = await asyncio.to_thread(ssl.create_default_context, cafile=connection.ca)
-        async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(force_close=True, ssl=tls),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                max_field_size=_LARGEST_FIELD_BYTES,
-                timeout=aiohttp.ClientTimeout(total=None),
-            ) as session,
-            session.post(
-                URL(f"{url.scheme}://{dialled}{_base(url.base_path)}{_PATH}", encoded=True),
-                data=self._request_body(),
-                headers={
-                    "Host": url.authority,
-                    "Content-Type": "application/json;charset=utf8",
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                    "User-Agent": "modelarts-gateway",
-                },
-                allow_redirects=False,
-                server_hostname=url.host if secure else None,
-                proxy=None if connection.proxy is None else _proxy_url(*connection.proxy),
-            ) as response,
-        ):
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > _LARGEST_BODY_BYTES:
-                    raise FetchFailed("IAM's answer is over 1 MiB; is iam_url right?")
-            return _Answer(
-                status=response.status,
-                tokens=response.headers.getall("X-Subject-Token", []),
-                retry_after=response.headers.get("Retry-After"),
-                body=bytes(body),
-            )
-
-    def _request_body(self) -> bytes:
-        who = self._identity
-        project = {"name": who.project} if who.project_id is None else {"id": who.project_id}
-        user = {"name": who.user, "password": who.password.reveal(), "domain": {"name": who.domain}}
-        return json.dumps(
-            {
-                "auth": {
-                    "identity": {"methods": ["password"], "password": {"user": user}},
-                    "scope": {"project": project},
-                }
-            }
-        ).encode()
+            raise _refusal(answer, meanings, now)
+        value = _token_value(answer.fields.get("x-subject-token", []))
+        return _described(value, answer, now, project_scoped=project_scoped)
 
 
 def _base(base_path: str) -> str:
@@ -142,51 +94,29 @@ def _base(base_path: str) -> str:
     return base_path.removesuffix("/auth/tokens").removesuffix("/v3")
 
 
-def _proxy_url(host: str, port: int) -> URL:
-    return URL.build(scheme="http", host=host, port=port)
-
-
-def _network_reason(error: aiohttp.ClientError) -> str:
-    """Which step failed, in our words; from the most particular class to the most general."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return "IAM's certificate is not trusted, or is for another name (connection.ca)"
-        case aiohttp.ClientConnectorSSLError() | aiohttp.ClientSSLError():
-            return "TLS with IAM failed; is it https there?"
-        case aiohttp.ClientConnectorDNSError():
-            return "IAM's host name cannot be resolved"
-        case aiohttp.ClientHttpProxyError():
-            return "the proxy refused to connect to IAM (connection.proxy)"
-        case aiohttp.ClientProxyConnectionError():
-            return "the proxy cannot be reached (connection.proxy)"
-        case aiohttp.ClientConnectorError():
-            return "no connection to IAM"
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return "IAM closed the connection without an answer"
-        case aiohttp.ClientPayloadError():
-            return "IAM's answer broke off"
-        case aiohttp.ClientResponseError():
-            return f"IAM's answer is not HTTP, or has a header over {_LARGEST_FIELD_BYTES // 1024} KiB"
-    return f"IAM could not be asked ({type(error).__name__})"
-
-
-def _refusal(answer: _Answer, now: float) -> FetchFailed:
+def _refusal(answer: Answer, meanings: Meanings, now: float) -> FetchFailed:
     status = answer.status
     code = _IAM_CODE.search(answer.body)
     said = f"{status} {code.group(1).decode()}" if code is not None else f"{status}"
-    wait = _retry_after_seconds(answer.retry_after, now)
+    told = _told(answer.body)
+    wait = answer.retry_after_seconds(now)
     if status == 401:
-        return FetchFailed(
-            f"IAM refused domain, user or password ({said}); not trying again before the password changes or "
-            "15 minutes have passed, as IAM locks a user after 5 failures",
-            Cause.LOCK_OUT,
-        )
+        if "IAM.0061" in said or "locked" in told:
+            reason = (
+                "IAM has locked this user after too many wrong passwords, and unlocks it by itself after 15 minutes"
+            )
+        elif "IAM.0066" in said:
+            reason = "the password or token shown to IAM has expired; set a new one"
+        else:
+            reason = meanings.on_401
+        if meanings.cause_of_401 is Cause.LOCK_OUT:
+            reason += "; not tried again before the secret changes or 15 minutes have passed"
+        return FetchFailed(f"{reason} ({said})", meanings.cause_of_401, status=status)
     if status == 403:
-        return FetchFailed(
-            f"IAM does not let this user obtain a token ({said}): programmatic access, access rules, arrears?",
-            Cause.REFUSED,
-            retry_after_seconds=wait,
-        )
+        reason = meanings.on_403
+        if "IAM.0081" in said:
+            reason = "this user has no programmatic access; allow it in IAM under the user's access type"
+        return FetchFailed(f"{reason} ({said})", Cause.REFUSED, retry_after_seconds=wait)
     if status == 400:
         return FetchFailed(
             f"IAM rejected the request ({said}); check project, domain and user",
@@ -196,22 +126,26 @@ def _refusal(answer: _Answer, now: float) -> FetchFailed:
     if 300 <= status < 400:
         return FetchFailed(f"IAM redirected ({said}), and redirects are not followed; is iam_url right?")
     if status == 404:
-        return FetchFailed(f"there is no IAM at this address, or no such project or domain ({said})")
+        return FetchFailed(f"{_not_found(told, meanings)} ({said})")
     if status == 429:
         return FetchFailed(f"IAM is throttling ({said})", retry_after_seconds=wait)
     return FetchFailed(f"IAM answered {said}", retry_after_seconds=wait)
 
 
-def _retry_after_seconds(value: str | None, now: float) -> float | None:
-    """Retry-After in seconds, from either of its forms (RFC 9110 section 10.2.3); None where it is neither."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
+def _not_found(told: str, meanings: Meanings) -> str:
+    if "project" in told:
+        return (
+            "IAM knows no such project; a project is named after its region, as cn-north-4, and lives in that region "
+            "alone (console: My Credentials, Projects)"
+        )
+    if meanings.on_404 and told:
+        return meanings.on_404
+    return "there is no IAM at this address, or no such project or domain"
+
+
+def _told(body: bytes) -> str:
+    """The text of an error body in lower case, to look for words in; never to be shown."""
+    return body[:4096].decode("utf-8", "replace").lower() if body.lstrip().startswith(b"{") else ""
 
 
 def _token_value(values: list[str]) -> bytes:
@@ -227,26 +161,52 @@ def _token_value(values: list[str]) -> bytes:
     return value
 
 
-def _expiry(body: bytes, now: float) -> float:
-    """The expiry (Unix time) of a project-scoped token, from the answer's body."""
+def _described(value: bytes, answer: Answer, now: float, *, project_scoped: bool) -> Token:
+    """The token as the answer's body describes it, its expiry told on our clock."""
     try:
-        answer: Any = json.loads(body)  # whatever IAM, or something in its place, sent
+        body: Any = json.loads(answer.body)  # whatever IAM, or something in its place, sent
     except (ValueError, RecursionError):
         raise FetchFailed("IAM's answer is empty or not JSON") from None
-    token = answer.get("token") if isinstance(answer, dict) else None
+    token = body.get("token") if isinstance(body, dict) else None
     if not isinstance(token, dict):
         raise FetchFailed("IAM's answer does not describe a token")
-    project = token.get("project")
-    if not isinstance(project, dict) or not isinstance(project.get("id"), str) or not project["id"]:
-        raise FetchFailed("the token is not project-scoped, and inference services take no other")
+    if project_scoped:
+        _check_scope(token)
     expires_at = token.get("expires_at")
     if not isinstance(expires_at, str):
         raise FetchFailed("IAM's answer does not say when the token expires (expires_at)")
-    try:
-        instant = datetime.fromisoformat(expires_at)
-        expiry = (instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise FetchFailed("IAM's answer does not say when the token expires in a form we know (expires_at)") from None
-    if expiry <= now:
+    expiry = instant(expires_at)
+    if expiry is None:
+        raise FetchFailed("IAM's answer does not say when the token expires in a form we know (expires_at)")
+    ahead = _ahead_seconds(instant(token.get("issued_at")), answer.get("Date"), now)
+    if ahead:
+        log.warning(
+            "the clock of IAM is %.0fs %s ours; is this machine's clock right?",
+            abs(ahead),
+            "ahead of" if ahead > 0 else "behind",
+        )
+    if expiry - ahead <= now:
         raise FetchFailed("the token that IAM issued has already expired; is this machine's clock right?")
-    return expiry
+    return Token(value, expiry - ahead, ahead)
+
+
+def _check_scope(token: Mapping[str, Any]) -> None:  # Any: JSON
+    project = token.get("project")
+    if isinstance(project, dict) and isinstance(project.get("id"), str) and project["id"]:
+        return
+    what = "the token is not project-scoped, and inference services take no other"
+    if isinstance(token.get("domain"), dict):
+        what += ": IAM gave one for the whole account (domain scope); is the project's name or id right?"
+    raise FetchFailed(what)
+
+
+def _ahead_seconds(issued: float | None, date: str | None, now: float) -> float:
+    """IAM's clock minus ours where they differ by more than a minute and two witnesses agree: the answer's Date, and the
+    token's own time of issue. A cached answer has an old token and a fresh Date, and says nothing."""
+    if issued is None or date is None or abs(issued - now) <= _SKEW_SECONDS:
+        return 0.0
+    try:
+        told = parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    return issued - now if abs(told - issued) <= _SKEW_SECONDS else 0.0

@@ -5,27 +5,33 @@ Driven by the clocks of ``Services``; knows nothing of who issues the token.
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.credentials.base import CredentialState, Services
 from gateway.credentials.token import Cause, FetchFailed, Token
 from gateway.deadline import Deadline
 from gateway.errors import CredentialUnavailable
+from gateway.secret import Secret
 
 log = logging.getLogger(__name__)
 
 # How long a request without a usable token waits for the attempt in progress.
 _WAIT_SECONDS = 5.0
 
-# What is left of a token's life when it is renewed, at least, where its life allows: an outage of the issuer that is
-# shorter goes unnoticed.
+# What is left of a token's life when it is renewed, at least, where that is not most of its life: an outage of the
+# issuer that is shorter goes unnoticed.
 _LEFT_SECONDS = 300.0
-# A token is no longer sent this long before its expiry (or a twentieth of a very short life), so that it still holds
-# when the upstream looks at it.
+# A token is no longer sent this long before its expiry (or a tenth of a very short life), so that it still holds when
+# the upstream looks at it.
 _MARGIN_SECONDS = 5.0
 # Two fetches by the clock are at least this far apart, however short the tokens' lives are.
 _SPACING_SECONDS = 1.0
+# No mixture of failures, refusals, rotations and short lives brings about more attempts than this in so many seconds.
+_ATTEMPTS_AT_MOST = 8
+_ATTEMPTS_WITHIN_SECONDS = 10.0
 
 # Waits after failures, each doubling up to its end.
 _TRANSIENT_SECONDS = (0.5, 30.0)
@@ -35,7 +41,7 @@ _LOCK_OUT_SECONDS = 900.0
 # An issuer's Retry-After is honoured up to here; beyond it, asking again does no harm.
 _LONGEST_RETRY_AFTER_SECONDS = 3600.0
 
-# Sleeps are cut into pieces: a machine that slept, or whose clock was set, is noticed, and so is a rotated secret.
+# Sleeps are cut into pieces: a machine that slept, or whose clock was set, is noticed. Rotated secrets say so themselves.
 _LONGEST_SLEEP_SECONDS = 30.0
 _LONGEST_SLEEP_AFTER_FAILURE_SECONDS = 1.0
 
@@ -44,8 +50,9 @@ class Refresher:
     """Keeps one token fresh for everybody who uses the credential.
 
     ``fetch`` is given the token that an upstream refused, or None; one call at a time is under way, shared by all who
-    wait and not cancelled when one of them leaves. ``generation`` changes with the secret behind the token, and
-    lifts every wait after a failure.
+    wait and not cancelled when one of them leaves. A change of one of the ``secrets`` behind the token lifts every wait
+    after a failure, and a token is fetched with the new secret at once, while the old token goes on serving.
+    ``what`` it is called in the log and in messages.
     """
 
     def __init__(
@@ -56,7 +63,8 @@ class Refresher:
         *,
         attempt_seconds: float,
         renew_at: float,
-        generation: Callable[[], int],
+        secrets: Sequence[Secret] = (),
+        what: str = "token",
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """``attempt_seconds`` limits one fetch; ``renew_at`` is the share of a token's life after which it is renewed."""
@@ -65,7 +73,8 @@ class Refresher:
         self._services = services
         self._attempt_seconds = attempt_seconds
         self._renew_at = renew_at
-        self._generation = generation
+        self._secrets = tuple(secrets)
+        self._what = what
         self._jitter = jitter
         self._token: Token | None = None
         self._token_number = 0
@@ -77,7 +86,8 @@ class Refresher:
         self._spaced_until = float("-inf")  # monotonic
         self._failures = 0  # in a row, of one cause
         self._failure: FetchFailed | None = None  # the last attempt's
-        self._failed_generation = 0
+        self._tried_generation = self._generation()  # of the secrets that the last attempt began with
+        self._begun: deque[float] = deque(maxlen=_ATTEMPTS_AT_MOST)  # monotonic
         self._last_success: float | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._sleeping: asyncio.Future[None] | None = None
@@ -87,12 +97,17 @@ class Refresher:
     def start(self) -> None:
         """Begin the first fetch and keep the token fresh from then on. Before it nothing is ever fetched."""
         self._started = True
+        self._loop = asyncio.get_running_loop()
+        for secret in self._secrets:
+            secret.watch(self._secret_changed)
         self._begin(None)
         self._supervise()
 
     async def close(self) -> None:
         """Stop; an attempt in progress is cancelled."""
         self._closed = True
+        for secret in self._secrets:
+            secret.unwatch(self._secret_changed)
         tasks = [task for task in (self._loop_task, self._attempt) if task is not None]
         for task in tasks:
             task.cancel()
@@ -123,7 +138,7 @@ class Refresher:
         token = self.token()
         if token is None:
             raise CredentialUnavailable(
-                f"Credential '{self._name}' has no usable token now: {self._why()}.",
+                f"Credential '{self._name}' has no usable {self._what} now: {self._why()}.",
                 retry_after_seconds=self._retry_after_seconds(),
             )
         return token
@@ -162,22 +177,30 @@ class Refresher:
                 await asyncio.wait({attempt})
             token = self.token()
         if token is None or token.value == refused:
-            raise FetchFailed(self._why(), retry_after_seconds=self._retry_after_seconds())
+            cause = Cause.TRANSIENT if self._failure is None else self._failure.cause
+            raise FetchFailed(self._why(), cause, retry_after_seconds=self._retry_after_seconds())
         return token
+
+    def wake(self) -> None:
+        """End the wait after a failure: there is reason to think that the next attempt succeeds."""
+        self._not_before = float("-inf")
+        if self._sleeping is not None:
+            self._sleeping.cancel()
 
     def state(self) -> CredentialState:
         if self.token() is not None:
             summary = "fresh" if self._services.wall() < self._renewal else "stale: due for renewal"
         elif self._failure is not None and self._failure.cause is Cause.LOCK_OUT and self._hold_seconds() > 0:
-            summary = "held until the secret changes or 15 minutes have passed"
+            summary = f"held until the secret changes or {_minutes(self._hold_seconds())} have passed"
         else:
-            summary = "waiting for a token" if self._token is None else "expired"
+            summary = f"waiting for a {self._what}" if self._token is None else "expired"
         return CredentialState(
             usable=self.token() is not None,
             summary=summary,
             expiry=None if self._token is None else self._token.expiry,
             last_success=self._last_success,
             last_error=None if self._failure is None else self._failure.reason,
+            clock_ahead_seconds=0.0 if self._token is None else self._token.clock_ahead_seconds,
         )
 
     async def _wait_for(self, attempt: asyncio.Task[None], deadline: Deadline) -> None:
@@ -187,13 +210,14 @@ class Refresher:
 
     def _begin(self, refused: bytes | None) -> asyncio.Task[None]:
         self._number += 1
+        self._begun.append(self._services.monotonic())
+        self._tried_generation = self._generation()
         task = asyncio.create_task(self._attempt_once(self._number, refused), name=f"credential-refresh {self._name}")
         task.add_done_callback(self._report)
         self._attempt = task
         return task
 
     async def _attempt_once(self, number: int, refused: bytes | None) -> None:
-        generation = self._generation()
         # Whatever ends the fetch, the failure is on the record; what was not foreseen is reported by _report.
         failure: FetchFailed | None = FetchFailed("the attempt broke off")
         try:
@@ -207,7 +231,7 @@ class Refresher:
         finally:
             self._attempt = None
             if not self._closed:
-                self._record(failure, generation)
+                self._record(failure)
 
     def _adopt(self, token: Token, number: int) -> FetchFailed | None:
         """Take a fetched token, unless it cannot be used or a later attempt was faster."""
@@ -217,38 +241,40 @@ class Refresher:
             return FetchFailed("the token that was issued has already expired; is this machine's clock right?")
         if number < self._token_number:
             return None
-        left = max((1 - self._renew_at) * life, min(_LEFT_SECONDS, life / 2))
+        margin = min(_MARGIN_SECONDS, life / 10)
+        left = max((1 - self._renew_at) * life, 2 * margin)
+        if life >= 2 * _LEFT_SECONDS:
+            left = max(left, _LEFT_SECONDS)
         self._token = token
         self._token_number = number
         self._renewal = token.expiry - left
-        self._usable_until = token.expiry - min(_MARGIN_SECONDS, life / 20)
+        self._usable_until = token.expiry - margin
         return None
 
-    def _record(self, failure: FetchFailed | None, generation: int) -> None:
+    def _record(self, failure: FetchFailed | None) -> None:
         now = self._services.monotonic()
         if failure is None:
             self._failures = 0
             self._not_before = float("-inf")
             self._spaced_until = now + _SPACING_SECONDS
             self._last_success = self._services.wall()
-            log.info("credential '%s': a new token was obtained", self._name)
+            log.info("credential '%s': a new %s was obtained", self._name, self._what)
         else:
             same = self._failure is not None and self._failure.cause is failure.cause
             self._failures = self._failures + 1 if same else 1
             pause = self._pause_after(failure)
             self._not_before = now + pause
-            self._failed_generation = generation
             log.warning("credential '%s': %s; next attempt in %.1fs", self._name, failure.reason, pause)
         self._failure = failure
         self._services.refreshed(self._name, "ok" if failure is None else "failed")
-        if self._sleeping is not None:
-            self._sleeping.cancel()  # the plan has changed
+        self._plan_anew()
 
     def _pause_after(self, failure: FetchFailed) -> float:
         doubling = 2.0 ** min(self._failures - 1, 16)
         if failure.cause is Cause.LOCK_OUT:
-            pause = _LOCK_OUT_SECONDS
-        elif failure.cause is Cause.REFUSED:
+            # Somebody else with the same secret may have been refused earlier, and says how long that still counts.
+            return _LOCK_OUT_SECONDS if failure.retry_after_seconds is None else failure.retry_after_seconds
+        if failure.cause is Cause.REFUSED:
             first, last = _REFUSED_SECONDS
             pause = min(last, first * doubling * (1 + 0.1 * self._jitter()))
         else:
@@ -259,20 +285,40 @@ class Refresher:
 
     def _hold_seconds(self) -> float:
         """What is left of the wait after a failure; nothing once the secret has changed."""
-        if self._failure is None or self._generation() != self._failed_generation:
+        if self._failure is None or self._rotated():
             return 0.0
         return max(0.0, self._not_before - self._services.monotonic())
 
+    def _secret_changed(self) -> None:
+        """Called in the thread that reads files."""
+        self._loop.call_soon_threadsafe(self._plan_anew)
+
+    def _plan_anew(self) -> None:
+        if self._sleeping is not None:
+            self._sleeping.cancel()
+
+    def _generation(self) -> int:
+        return sum(secret.generation for secret in self._secrets)
+
+    def _rotated(self) -> bool:
+        """The secret is another than the one that was tried last."""
+        return self._generation() != self._tried_generation
+
     def _may_begin(self) -> bool:
-        return self._started and not self._closed and self._hold_seconds() <= 0
+        return self._started and not self._closed and max(self._hold_seconds(), self._crowded_seconds()) <= 0
+
+    def _crowded_seconds(self) -> float:
+        if len(self._begun) < _ATTEMPTS_AT_MOST:
+            return 0.0
+        return max(0.0, self._begun[0] + _ATTEMPTS_WITHIN_SECONDS - self._services.monotonic())
 
     def _spacing_seconds(self) -> float:
         return max(0.0, self._spaced_until - self._services.monotonic())
 
     def _pause_seconds(self) -> float:
         """How long until the next attempt by the clock; never negative."""
-        pause = max(self._hold_seconds(), self._spacing_seconds())
-        if self.token() is not None:
+        pause = max(self._hold_seconds(), self._spacing_seconds(), self._crowded_seconds())
+        if self.token() is not None and not self._rotated():
             pause = max(pause, self._renewal - self._services.wall())
         return pause
 
@@ -323,3 +369,8 @@ class Refresher:
     def _retry_after_seconds(self) -> float:
         """When another request may fare better; an attempt under way may end any moment."""
         return 1.0 if self.attempting else max(1.0, self._hold_seconds())
+
+
+def _minutes(seconds: float) -> str:
+    count = max(1, math.ceil(seconds / 60))
+    return "1 minute" if count == 1 else f"{count} minutes"

@@ -11,15 +11,19 @@ from gateway.inbound import Fields
 from gateway.outbound import Outbound
 from gateway.refusals import Refusal
 from gateway.secret import Secret
-from gateway.signing import EMPTY_HASH, UNSIGNED_PAYLOAD, Signer
+from gateway.signing import EMPTY_HASH, UNSIGNED_PAYLOAD, DerivedSigner, Signer
 
 # How a body enters the signature: hashed, or announced as unsigned; `auto` hashes what fits into the route's `replay`.
 Payload = Literal["auto", "hash", "unsigned"]
+# The second is for API gateways that ask for it; its key is good for one day, region and service.
+Algorithm = Literal["SDK-HMAC-SHA256", "V11-HMAC-SHA256"]
 
 # APIG locks an access key for 5 minutes after more than 5 signature failures in a row (APIG FAQ). Stopping at 4 leaves
 # room for requests that are already on their way.
 _REFUSALS_IN_A_ROW = 4
 _HOLD_SECONDS = 300.0
+# What other workers are told.
+_HELD, _COUNTED = "held", "counted"
 
 # One plain word: it reads the same signed, sent and repeated in an error, whatever a server does to white space.
 _PLAIN_VALUE = re.compile(rb"[!-~]+")
@@ -41,6 +45,8 @@ class Signature(Credential):
         secret_key: Secret,
         security_token: Secret | None = None,
         project_id: str | None = None,
+        algorithm: Algorithm = "SDK-HMAC-SHA256",
+        region: str | None = None,
     ) -> None:
         super().__init__(name, settings, services)
         self._payload = payload
@@ -48,6 +54,7 @@ class Signature(Credential):
         self._secret_key = secret_key
         self._security_token = security_token
         self._project_id = project_id
+        self._region = region if algorithm == "V11-HMAC-SHA256" else None
         self._generation = -1
         self._refusals_in_a_row = 0
         self._held_until = float("-inf")  # monotonic
@@ -83,20 +90,28 @@ class Signature(Credential):
         """Never True: another signature with the same key would only bring the lock-out nearer."""
         self._notice_rotation()
         if refusal.refusal_class == "auth_locked":
-            self._hold("the upstream has locked this key after too many bad signatures")
-        elif refusal.refusal_class == "auth_signature":
-            self._refusals_in_a_row += 1
-            self._last_error = f"the upstream refused a signature ({refusal.code})"
-            if self._refusals_in_a_row >= _REFUSALS_IN_A_ROW:
-                self._hold(
-                    f"the upstream refused {self._refusals_in_a_row} signatures in a row; more would lock the key. "
-                    "Check the key and its secret"
-                )
+            why = "the upstream has locked this key after too many bad signatures"
+            self._hold(why)
+            self.services.spread(self.name, _HELD, why)
+        elif refusal.refusal_class == "auth_signature" or _unknown_key(refusal):
+            why = f"the upstream refused a signature ({refusal.code})"
+            if _unknown_key(refusal):
+                why = f"the upstream knows no such key ({refusal.code}); is this a service's IAM address?"
+            self._count(why)
+            self.services.spread(self.name, _COUNTED, why)
         elif refusal.refusal_class.startswith("auth_"):
             self._last_error = f"the upstream refused the key ({refusal.label}, {refusal.code})"
         elif refusal.refusal_class == "model_error":
             self.accepted(outbound)  # the request came through to the model
         return False
+
+    def heard(self, what: str, why: str) -> None:
+        """The upstream counts by key, whichever worker signed."""
+        self._notice_rotation()
+        if what == _HELD:
+            self._hold(why)
+        elif what == _COUNTED:
+            self._count(why)
 
     def accepted(self, outbound: Outbound) -> None:
         if self._last_error is not None:
@@ -129,12 +144,15 @@ class Signature(Credential):
 
     def _prepare(self) -> None:
         token = self._security_token
-        self._signer = Signer(
-            self._access_key.reveal(),
-            self._secret_key.reveal(),
-            security_token=None if token is None else token.reveal(),
-            project_id=self._project_id,
-        )
+        keys = (self._access_key.reveal(), self._secret_key.reveal())
+        token_text = None if token is None else token.reveal()
+        self._signer: Signer
+        if self._region is None:
+            self._signer = Signer(*keys, security_token=token_text, project_id=self._project_id)
+        else:
+            self._signer = DerivedSigner(
+                *keys, security_token=token_text, project_id=self._project_id, region=self._region
+            )
         self._constant_fields: Fields = []
         if token is not None:
             self._constant_fields.append((b"X-Security-Token", token.reveal().encode()))
@@ -157,6 +175,15 @@ class Signature(Credential):
     def _held_seconds(self) -> float:
         return self._held_until - self.services.monotonic()
 
+    def _count(self, why: str) -> None:
+        self._refusals_in_a_row += 1
+        self._last_error = why
+        if self._refusals_in_a_row >= _REFUSALS_IN_A_ROW:
+            self._hold(
+                f"the upstream refused {self._refusals_in_a_row} signatures in a row; more would lock the key. "
+                "Check the key and its secret"
+            )
+
     def _hold(self, why: str) -> None:
         self._held_until = self.services.monotonic() + _HOLD_SECONDS
         self._held_why = why
@@ -170,6 +197,11 @@ class Signature(Credential):
                 f"Credential '{self.name}' is held for another {seconds:.0f}s: {self._held_why}.",
                 retry_after_seconds=seconds,
             )
+
+
+def _unknown_key(refusal: Refusal) -> bool:
+    """The IAM address says that there is no such access key: unlike an app, that is no matter of waiting a minute."""
+    return refusal.refusal_class == "auth_invalid" and refusal.code == "APIG.0301" and not refusal.refresh
 
 
 def _stage(fields: Fields) -> str | None:

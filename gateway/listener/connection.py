@@ -105,20 +105,22 @@ class CallerConnection(asyncio.Protocol):
             self._tunnel.closed = True
             self._wake()
             return True
-        if self._inbound is None or self._closing_at is not None or not self._inbound.body.received:
-            if self._story is not None:
-                self._story.cancel()  # an upload that was cut off: nothing of it may look complete upstream
+        if self._inbound is None or self._closing_at is not None:
             return False
-        if self._answer is not None and self._answer.started:
-            # Callers that are only done sending say so right behind their request; one that hears the beginning
-            # of its answer and then closes has gone.
-            if self._story is not None:
-                self._story.cancel()
-            if not self._answer.framed and self.transport is not None:
-                tcp.reset(self.transport)
+        if not self._inbound.body.received or (self._answer is not None and self._answer.started):
+            # An upload that was cut off: nothing of it may look complete upstream. Or a caller that hears the beginning
+            # of its answer and then closes: those that are only done sending say so right behind their request.
+            self._leave()
             return False
         self._half_closed_at = time.monotonic()
         return True  # keep our side open: the caller may be waiting for its answer
+
+    def _leave(self) -> None:
+        """The caller has gone: end the story; an answer under way must not look whole to whoever still reads."""
+        if self._story is not None:
+            self._story.cancel()
+        if self._answer is not None and self._answer.started and not self._answer.framed and self.transport is not None:
+            tcp.reset(self.transport)
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -230,7 +232,7 @@ class CallerConnection(asyncio.Protocol):
         if TOKEN.match(buffer) is None and buffer != b"\r":
             self._refuse(BadRequest("This is not an HTTP request (HTTPS on a plain port?)."))
         elif buffer.count(b"\n") != buffer.count(b"\r\n"):
-            self._refuse(BadRequest("A line of the request head does not end in CR LF (RFC 9112 section 2.2)."))
+            self._refuse(BadRequest("A line of the request head does not end in CR LF (RFC 9112 section 2.2)."), buffer)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Start the story, once everything that was read has been looked at: a small body is then already there."""

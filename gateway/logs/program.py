@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import errno
 import json
 import logging
 import os
@@ -16,16 +17,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
+_TELL_AGAIN_SECONDS = 10.0
+_told_at = float("-inf")  # loop time
 
-def setup_logging(level: str = "INFO", fd: int = 2) -> LineWriter:
+
+def setup_logging(level: str = "INFO", fd: int = 2, *, shared: bool = False, worker: int | None = None) -> LineWriter:
     """Send the program's log to ``fd``: JSON lines, or text where a person watches. Call it once per process, after forking.
 
-    Our own modules log from ``level`` up, everybody else's warnings and worse. Returns the writer, which is closed at exit.
+    Our own modules log from ``level`` up, everybody else's warnings and worse. With ``shared`` other processes write to
+    the same ``fd``; ``worker`` is this one's number, which each of its lines then bears. Returns the writer, which is closed at exit.
     """
-    writer = LineWriter(fd, "program-log")
+    writer = LineWriter(fd, "program-log", shared=shared)
     atexit.register(writer.close)
     handler = _WriterHandler(writer)
-    handler.setFormatter(_TextFormatter() if os.isatty(fd) else _JsonFormatter())
+    handler.setFormatter(_TextFormatter(worker) if os.isatty(fd) else _JsonFormatter(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -38,10 +44,21 @@ def setup_logging(level: str = "INFO", fd: int = 2) -> LineWriter:
 def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """For ``loop.set_exception_handler``: the default one prints the arguments of callbacks, which may be anything."""
     error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+        _log_no_descriptor(loop.time())
+        return
     what = str(context.get("message", "unhandled exception")).partition(" in callback")[0].partition("\n")[0]
     name = getattr(context.get("task") or context.get("future"), "get_name", lambda: "-")()
     exc_info = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
     log.error("event loop: %s, task %s", what, name, exc_info=exc_info)
+
+
+def _log_no_descriptor(now: float) -> None:
+    """An event loop tells this for each connection that it cannot accept, thousands in a second."""
+    global _told_at
+    if now - _told_at >= _TELL_AGAIN_SECONDS:
+        _told_at = now
+        log.error("no file descriptor is left, connections have to wait (ulimit -n, LimitNOFILE of the unit)")
 
 
 class _WriterHandler(logging.Handler):
@@ -57,9 +74,19 @@ class _WriterHandler(logging.Handler):
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
+
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"time": when, "level": record.levelname.lower(), "logger": record.name, "message": _message(record)}
+        line: dict[str, object] = {
+            "time": when,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+        }
+        line |= self._worker
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = _exception_names(record.exc_info[1])
             line["at"] = _frames(record.exc_info[2])
@@ -67,9 +94,13 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _TextFormatter(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = "" if worker is None else f" [worker {worker}]"
+
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
-        line = f"{when} {record.levelname:<7} {record.name}: {_message(record)}"
+        line = f"{when} {record.levelname:<7} {record.name}{self._worker}: {_message(record)}"
         if record.exc_info and record.exc_info[1] is not None:
             line += f" [{_exception_names(record.exc_info[1])} at {_frames(record.exc_info[2])}]"
         return line

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gateway.simulator.answers import Refused
+from gateway.simulator.options import CREDENTIALS
 
 if TYPE_CHECKING:
     from gateway.simulator.server import Simulator
 
 
 def admin_application(simulator: "Simulator") -> web.Application:
-    """``/_simulator/state``, ``/faults``, ``/tokens/revoke``, ``/clock`` and ``/locks``, JSON each."""
+    """``/_simulator/state``, ``/faults``, ``/tokens/revoke``, ``/credentials``, ``/clock`` and ``/locks``, JSON each."""
     admin = _Admin(simulator)
     application = web.Application()
     application.add_routes(
@@ -22,6 +23,7 @@ def admin_application(simulator: "Simulator") -> web.Application:
             web.post("/_simulator/faults", admin.plan),
             web.delete("/_simulator/faults", admin.forget),
             web.post("/_simulator/tokens/revoke", admin.revoke),
+            web.post("/_simulator/credentials", admin.accept),
             web.post("/_simulator/clock", admin.clock),
             web.delete("/_simulator/locks", admin.unlock),
         ]
@@ -57,6 +59,14 @@ class _Admin:
 
     async def revoke(self, _: web.Request) -> web.Response:
         return web.json_response({"revoked": self._simulator.tokens.revoke_all()})
+
+    async def accept(self, request: web.Request) -> web.Response:
+        """``{"password": "another"}``: what is accepted from now on; tokens of a changed password die."""
+        value = await _object(request)
+        if not value or not set(value) <= set(CREDENTIALS) or not all(isinstance(text, str) for text in value.values()):
+            raise _bad(f"expected an object with text for some of {', '.join(CREDENTIALS)}")
+        self._simulator.accept(**value)
+        return web.json_response({"accepted": self._simulator.credentials})
 
     async def clock(self, request: web.Request) -> web.Response:
         value = await _object(request)

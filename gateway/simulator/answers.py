@@ -48,6 +48,8 @@ class Refused(Exception):
         if prefix == "Keystone":  # IAM v3
             title = {400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}.get(self.status, "Error")
             return {"error": {"code": self.status, "message": self.message, "title": title}}
+        if prefix == "Simulator" and number in {"Metadata", "Pod"}:
+            return {"error": {"code": self.status, "message": self.message}}
         if prefix == "IAM":
             return {"error_code": self.code, "error_msg": self.message}
         if prefix == "ModelArts" and number.startswith("81"):  # MaaS writes both shapes into one body
@@ -81,6 +83,14 @@ NAMED: dict[str, Refused] = {
     "stale-token": Refused(401, "APIG.0307", "The token must be updated."),
     "invalid-token": iam_side("decrypt token fail"),
     "bad-signature": iam_side("verify aksk signature fail, canonicalRequest:POST|/||host:simulated||host|e3b0c442"),
+    "unknown-key": iam_side("Get secretKey failed,ak:SIMULATED,err:ak not exist"),
+    "no-project": Refused(401, "ModelArts.0212", "The token has no project item."),
+    "other-region": Refused(401, "ModelArts.0207", "Not found project info of current region in token."),
+    # IAM's own (IAM API Reference, "Error Codes").
+    "locked-user": Refused(401, "IAM.0061", "The account is locked. Try again in 15 minutes."),
+    "wrong-password": Refused(401, "IAM.0062", "Incorrect password."),
+    "password-expired": Refused(401, "IAM.0066", "The password has expired."),
+    "no-access": Refused(403, "IAM.0081", "The user has no programmatic access."),
     "locked": iam_side("AK access failed to reach the limit,forbidden"),
     "app-not-found": app_side("app not found, appkey 00000000000000000000000000000000"),
     "app-not-authorised": Refused(403, "APIG.0304", "The app is not authorized to access the API."),

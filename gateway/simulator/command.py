@@ -24,7 +24,9 @@ _FAMILIES = {
     "v2_open": "v2 service: no credential",
     "maas": "MaaS: API key",
     "openai": "MaaS as an OpenAI base URL",
-    "admin": "admin: /_simulator/state, /faults, /tokens/revoke, /clock, /locks",
+    "metadata": "a server's metadata service: temporary keys of its agency",
+    "pod": "the agent of a pod's identity on CCE: POST for temporary keys",
+    "admin": "admin: /_simulator/state, /faults, /tokens/revoke, /credentials, /clock, /locks",
 }
 
 
@@ -40,11 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         accepted.add_argument(_flag(name), default=getattr(defaults, name), metavar="TEXT")
     limits = parser.add_argument_group("limits")
     _limit(limits, "token-life", seconds, defaults.token_life_seconds, "how long a token lives (24h)")
+    _limit(limits, "key-life", seconds, defaults.key_life_seconds, "how long temporary keys live (24h)")
     _limit(limits, "body", size_bytes, defaults.body_bytes, "largest body on v1 (12MiB)")
     _limit(limits, "deadline", seconds, defaults.deadline_seconds, "longest request on v1 (40s)")
     _limit(limits, "v2-body", size_bytes, defaults.v2_body_bytes, "largest body on v2 and MaaS (50MiB)")
     _limit(limits, "v2-chunk", seconds, defaults.v2_chunk_seconds, "longest silence on v2 (20m)")
     _limit(limits, "word", seconds, defaults.word_seconds, "pause before each word of a chat (20ms)")
+    limits.add_argument(
+        "--metadata-tokens", action="store_true", help="the metadata service gives keys for a metadata token alone"
+    )
     limits.add_argument("--model", action="append", default=[], metavar="NAME", help="a model name; default: any")
 
 
@@ -53,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = Options(
         **{name: getattr(arguments, name) for name in CREDENTIALS},
         token_life_seconds=arguments.token_life,
+        key_life_seconds=arguments.key_life,
+        metadata_tokens=arguments.metadata_tokens,
         body_bytes=arguments.body,
         deadline_seconds=arguments.deadline,
         v2_body_bytes=arguments.v2_body,

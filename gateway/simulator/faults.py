@@ -4,7 +4,10 @@
 ``status=503`` (the documented error of that status) or a named one (``throttled``, ``expired-token`` …).
 ``stall``, ``reset``, ``close`` and ``garbage`` take the place of an answer; ``stall-mid-body``, ``reset-mid-body``
 and ``close-mid-body`` cut it. ``early`` lets all this happen before the request's body is read.
-IAM alone knows ``no-token``, ``no-expiry``, ``domain-scoped``, ``already-expired`` and ``empty``.
+Whoever hands out credentials knows ``no-token``, ``no-expiry``, ``already-expired``, ``empty`` and ``malformed``; IAM also
+``domain-scoped``, ``two-tokens``, ``long-token`` (20 KB), ``endless-token`` (70 KB), ``odd-expiry`` (no date), ``plain-expiry``
+(without fraction and zone), ``chunked``, ``locked-user``, ``wrong-password``, ``password-expired`` and ``no-access``; the
+metadata service ``no-agency``.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +19,23 @@ from gateway.simulator.quantities import seconds
 HEADER = "X-Simulate"
 INSTEAD = frozenset({"stall", "reset", "close", "garbage"})
 MID_BODY = frozenset({"stall-mid-body", "reset-mid-body", "close-mid-body"})
-IAM_DEVIATIONS = frozenset({"no-token", "no-expiry", "domain-scoped", "already-expired", "empty"})
+IAM_DEVIATIONS = frozenset(
+    {
+        "no-token",
+        "no-expiry",
+        "domain-scoped",
+        "already-expired",
+        "empty",
+        "malformed",
+        "two-tokens",
+        "long-token",
+        "endless-token",
+        "odd-expiry",
+        "plain-expiry",
+        "chunked",
+        "no-agency",
+    }
+)
 
 
 @dataclass(slots=True)

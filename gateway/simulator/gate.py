@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.simulator import signature
 from gateway.simulator.answers import Refused, app_side, iam_side
+from gateway.simulator.keys import KeyIssuer
 from gateway.simulator.lockout import Lockout
 from gateway.simulator.options import Options
 from gateway.simulator.places import Family
@@ -31,8 +32,9 @@ class Admission:
 class Gate:
     """Checks credentials as the family's own front does. ``now`` is the simulator's Unix time."""
 
-    def __init__(self, options: Options, tokens: Tokens, now: Callable[[], float]) -> None:
-        self._options = options
+    def __init__(self, options: Options, tokens: Tokens, keys: KeyIssuer, now: Callable[[], float]) -> None:
+        self.options = options
+        self._keys = keys
         self._tokens = tokens
         self._now = now
         self.locks = Lockout(AK_FAILURES, float("inf"), AK_LOCK_SECONDS, now)
@@ -73,7 +75,7 @@ class Gate:
         date = head.get(signature.DATE) or ""
         # Whether a signed field may repeat is not settled between the vendor's own signers: it may not.
         single = all(len(signature.values(head.fields, name)) == 1 for name in presented.signed)
-        if single and hmac.compare_digest(signature.compute(admission.secret, date, canonical), presented.signature):
+        if single and hmac.compare_digest(presented.compute(admission.secret, date, canonical), presented.signature):
             self.locks.succeeded(presented.access)
             return
         if family is Family.V1_IAM:
@@ -88,25 +90,35 @@ class Gate:
         authorization = head.get("Authorization")
         if authorization is None:
             raise iam_side("x-auth-token not found")
-        if not authorization.startswith(signature.ALGORITHM):
+        if not authorization.startswith(signature.ALGORITHMS):
             raise iam_side("decrypt token fail")  # API Gateway takes any other Authorization for a token
-        options = self._options
         presented = _parse(authorization, iam_side)
-        keys = {options.ak: options.sk, options.temporary_ak: options.temporary_sk}
-        if presented.access not in keys:
-            raise iam_side(f"Get secretKey failed,ak:{presented.access},err:ak not exist")
+        secret, expected = self._secret_of(presented.access)
         if self.locks.locked(presented.access):
             raise iam_side("AK access failed to reach the limit,forbidden")
-        expected = options.security_token if presented.access == options.temporary_ak else None
         if not _same(head.get("X-Security-Token"), expected):
             self.locks.failed(presented.access)
             raise iam_side("verify aksk signature fail, the security token is not that of the access key")
         self._check_date(presented, head, iam_side)
         kind = "aksk" if expected is None else "temporary_aksk"
-        return Admission(kind, presented, keys[presented.access])
+        return Admission(kind, presented, secret)
+
+    def _secret_of(self, access: str) -> tuple[str, str | None]:
+        """The secret of an access key, and the security token that goes with it, if any."""
+        options = self.options
+        if access == options.ak:
+            return options.sk, None
+        if access == options.temporary_ak:
+            return options.temporary_sk, options.security_token
+        keys = self._keys.find(access)
+        if keys is None:
+            raise iam_side(f"Get secretKey failed,ak:{access},err:ak not exist")
+        if self._now() >= keys.expiry:
+            raise iam_side(f"token expires, expires_at: {huawei_time(keys.expiry)}")
+        return keys.secret, keys.security_token
 
     def _app_address(self, head: Head) -> Admission:
-        options = self._options
+        options = self.options
         app_code, app_key = head.get("X-Apig-AppCode"), head.get("apikey")
         if app_code is not None:
             if not _same(app_code, options.app_code):
@@ -138,7 +150,7 @@ class Gate:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Refused(401, "ModelArts.0206", "The Authorization header is malformed.")
-        if not _same(key.strip(), self._options.api_key):
+        if not _same(key.strip(), self.options.api_key):
             raise Refused(401, "ModelArts.0208", "The check of the Authorization header failed.")
         return Admission("api_key")
 
@@ -146,7 +158,7 @@ class Gate:
         scheme, _, key = (head.get("Authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Refused(400, "ModelArts.81002", "The Authorization header is missing or is not a Bearer key.")
-        if not _same(key.strip(), self._options.api_key):
+        if not _same(key.strip(), self.options.api_key):
             raise Refused(401, "ModelArts.81003", "The API key cannot be parsed.")
         return Admission("api_key")
 

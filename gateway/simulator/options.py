@@ -27,9 +27,20 @@ class Options:
     app_secret: str = "51aa7ed0a995ec0e7000000000000000"  # noqa: S105 - as above
     app_code: str = "51aa7ed0a99c0de00000000000000000000000000000000000000000"
     api_key: str = "simulated-api-key"
+    # Another account, which has made the account above its agent; its project has the same name.
+    agency_domain: str = "simulated-other-account"
+    agency: str = "simulated-agency"
+    # An identity provider that IAM trusts, and the ID token it vouches for.
+    idp: str = "simulated-idp"
+    id_token: str = "simulated.id.token"  # noqa: S105 - as above
+    pod_token: str = "simulated-pod-token"  # noqa: S105 - as above
 
     # IAM's tokens live 24 hours (IAM API Reference, "Obtaining a User Token Through Password Authentication").
     token_life_seconds: float = 24 * 3600
+    # Temporary keys of an agency.
+    key_life_seconds: float = 24 * 3600
+    # Whether the metadata service gives keys to those alone who show a metadata token.
+    metadata_tokens: bool = False
     # v1: 12 MB and 40 s (ModelArts user guide, "Accessing a Real-Time Service Through Token-based
     # Authentication"). API Gateway is built on nginx, whose megabyte is binary.
     body_bytes: int | None = 12 * MIB
@@ -61,6 +72,11 @@ CREDENTIALS = (
     "app_secret",
     "app_code",
     "api_key",
+    "agency_domain",
+    "agency",
+    "idp",
+    "id_token",
+    "pod_token",
 )
 
 

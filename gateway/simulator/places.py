@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.simulator.answers import Refused
+from gateway.simulator.keys import KEYS_PATH, METADATA_TOKEN_PATH, POD_PATH
 
 
 class Family(StrEnum):
@@ -16,6 +17,13 @@ class Family(StrEnum):
     V2_API_KEY = "v2_api_key"
     V2_OPEN = "v2_open"  # no credential
     MAAS = "maas"
+    METADATA = "metadata"  # a server's own metadata service
+    POD = "pod"  # the agent of a pod's identity
+
+    @property
+    def issues(self) -> bool:
+        """Hands out credentials instead of taking them."""
+        return self in {Family.IAM, Family.METADATA, Family.POD}
 
     @property
     def is_v1(self) -> bool:
@@ -35,6 +43,7 @@ SERVICES = {
     Family.V2_OPEN: "/v2/infer/51aa7ed0-0002-4a00-8000-000000000003",
 }
 TOKENS_PATH = "/v3/auth/tokens"
+ID_TOKEN_PATH = "/v3.0/OS-AUTH/id-token/tokens"  # noqa: S105 - a path
 _MAAS_BASES = ("/openai/v1", "/v1", "/v2")
 _MAAS_PATHS = ("/chat/completions", "/models", "/echo")
 
@@ -53,8 +62,12 @@ def find(path: str) -> Place:
     Raises:
         Refused: 404 as API Gateway says it, or 400 for an inference address without a service.
     """
-    if path == TOKENS_PATH:
+    if path in {TOKENS_PATH, ID_TOKEN_PATH}:
         return Place(Family.IAM, path)
+    if path in {KEYS_PATH, METADATA_TOKEN_PATH}:
+        return Place(Family.METADATA, path)
+    if path == POD_PATH:
+        return Place(Family.POD, path)
     for family, base in SERVICES.items():
         if path == base or path.startswith(f"{base}/"):
             return Place(family, path[len(base) :])

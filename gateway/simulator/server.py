@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from gateway.simulator.exchange import Disrupted, Exchange
 from gateway.simulator.faults import HEADER, Plan
 from gateway.simulator.gate import Gate
 from gateway.simulator.iam import Iam
+from gateway.simulator.keys import POD_PATH, KeyIssuer
 from gateway.simulator.options import Options, credentials_of
 from gateway.simulator.places import SERVICES, Family, Place, find
 from gateway.simulator.received import HEAD_BYTES, Body, read_body
@@ -40,7 +42,8 @@ class Simulator:
         self.counters = Counters()
         self.faults = Plan()
         self.tokens = Tokens(self.now)
-        self.gate = Gate(self.options, self.tokens, self.now)
+        self.keys = KeyIssuer(self.options, self.counters, self.now)
+        self.gate = Gate(self.options, self.tokens, self.keys, self.now)
         self.iam = Iam(self.options, self.tokens, self.counters, self.now)
         self.urls: dict[str, str] = {}
         self._chat = Chat(self.options)
@@ -63,6 +66,18 @@ class Simulator:
             "locked": {"access_keys": self.gate.locks.names(), "users": self.iam.locks.names()},
             "clock_offset_seconds": self.clock_offset_seconds,
         }
+
+    def accept(self, **changes: Any) -> None:
+        """Take other credentials from now on, by their names in ``Options``; tokens obtained with a password that changed
+        die, as IAM's do.
+
+        Raises:
+            TypeError: there is no such option.
+        """
+        if "password" in changes and changes["password"] != self.options.password:
+            self.tokens.revoke_all()
+        self.options = replace(self.options, **changes)
+        self.gate.options = self.iam.options = self.keys.options = self.options
 
     def clear_locks(self) -> None:
         self.gate.locks.clear()
@@ -100,6 +115,8 @@ class Simulator:
             **{family.value: base + path for family, path in SERVICES.items()},
             "maas": base,
             "openai": f"{base}/v1",
+            "metadata": base,
+            "pod": base + POD_PATH,
             "admin": f"http://{bound_admin}",
         }
 
@@ -165,7 +182,7 @@ class Simulator:
             await _happen(exchange)
         body = await self._read(exchange, place)  # 413
         self.gate.settle(place.family, admission, head, body)  # 401
-        if place.family is not Family.IAM:
+        if not place.family.issues:
             self.counters.accepted[admission.kind] += 1
         self._last(exchange, admission.kind, body)
         if not exchange.faults.early:
@@ -184,6 +201,8 @@ class Simulator:
             raise
         exchange.family = place.family
         self.counters.requests[place.family] += 1
+        if place.family is Family.IAM:
+            self.counters.iam_requests_at.append(self.now())
         if place.family.is_v1 and exchange.head.method == "OPTIONS":
             # A preflight finds nothing where cross-origin access is off (API Gateway user guide, "Error Codes").
             raise Refused(404, "APIG.0101", "The API does not exist or has not been published in the environment.")
@@ -202,14 +221,18 @@ class Simulator:
         limit_bytes, too_large = self.options.v2_body_bytes, _too_large("ModelArts.4104")
         if place.family.is_v1:
             limit_bytes, too_large = self.options.body_bytes, _too_large("APIG.0201")
-        elif place.family is Family.IAM:
+        elif place.family.issues:
             limit_bytes = _IAM_BODY_BYTES
         return await read_body(exchange.request, limit_bytes, too_large, keep=place.path not in {"/echo", "/ws"})
 
     def _serve(self, exchange: Exchange, place: Place, kind: str, body: Body) -> Answer:
         head = exchange.head
         if place.family is Family.IAM:
-            return self.iam.answer(head.method, body.content, exchange.faults.deviation)
+            return self.iam.answer(head, place.path, body.content, exchange.faults.deviation)
+        if place.family is Family.METADATA:
+            return self.keys.metadata(head, place.path, exchange.faults.deviation)
+        if place.family is Family.POD:
+            return self.keys.pod(head, exchange.faults.deviation)
         match place.path:
             case "/echo":
                 return models.echo(head, place.family, kind, body)

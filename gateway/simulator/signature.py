@@ -1,4 +1,4 @@
-"""SDK-HMAC-SHA256 seen from the server: rebuilt from the bytes that arrived, never from what they were parsed into.
+"""Signatures seen from the server: rebuilt from the bytes that arrived, never from what they were parsed into.
 
 Source: API Request Signing Guide, "Constructing a Standard Request" and "Calculating the Signature".
 """
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALGORITHM = "SDK-HMAC-SHA256"
+DERIVED = "V11-HMAC-SHA256"
+ALGORITHMS = (ALGORITHM, DERIVED)
 UNSIGNED = "UNSIGNED-PAYLOAD"
 CONTENT_HASH = "x-sdk-content-sha256"
 DATE = "x-sdk-date"
@@ -19,6 +21,9 @@ DATE = "x-sdk-date"
 Fields = Sequence[tuple[bytes, bytes]]
 
 _AUTHORIZATION = re.compile(rf"{ALGORITHM} Access=([^,\s]+), *SignedHeaders=([^,\s]+), *Signature=([0-9a-f]{{64}})")
+_DERIVED = re.compile(
+    rf"{DERIVED} Credential=([^,\s/]+)/([0-9]{{8}}/[^,\s/]+/apic), *SignedHeaders=([^,\s]+), *Signature=([0-9a-f]{{64}})"
+)
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
@@ -29,11 +34,24 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """The three parts of a signature's Authorization value."""
+    """The parts of a signature's Authorization value; ``info`` is the day, region and service of a derived key."""
 
     access: str
     signed: tuple[str, ...]
     signature: str
+    info: str | None = None
+
+    def compute(self, secret: str, date: str, canonical: bytes) -> str:
+        """What the signature should be. A derived key of another day than the date's fits nothing."""
+        if self.info is None:
+            return compute(secret, date, canonical)
+        if self.info[:8] != date[:8]:
+            return ""
+        # HKDF (RFC 5869) with SHA-256 and 32 octets: extract, then one block; in hex, and that as text.
+        extracted = hmac.digest(self.access.encode(), secret.encode(), "sha256")
+        key = hmac.digest(extracted, self.info.encode() + b"\x01", "sha256").hex()
+        to_sign = f"{DERIVED}\n{date}\n{self.info}\n{hashlib.sha256(canonical).hexdigest()}"
+        return hmac.digest(key.encode(), to_sign.encode(), "sha256").hex()
 
 
 def parse(authorization: str) -> Presented:
@@ -42,6 +60,9 @@ def parse(authorization: str) -> Presented:
     Raises:
         Unreadable: it is not a signature of this algorithm.
     """
+    derived = _DERIVED.fullmatch(authorization)
+    if derived is not None:
+        return Presented(derived[1], tuple(derived[3].lower().split(";")), derived[4], derived[2])
     match = _AUTHORIZATION.fullmatch(authorization)
     if match is None:
         raise Unreadable("Authorization is not of the form SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…")

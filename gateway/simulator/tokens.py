@@ -28,9 +28,9 @@ class Tokens:
         self._now = now
         self._tokens: dict[bytes, Token] = {}
 
-    def issue(self, life_seconds: float, *, has_project: bool) -> tuple[str, Token]:
-        """A new token of 6,000 to 9,000 characters."""
-        length = 6000 + 4 * secrets.randbelow(751)
+    def issue(self, life_seconds: float, *, has_project: bool, length: int | None = None) -> tuple[str, Token]:
+        """A new token of 6,000 to 9,000 characters, or of ``length``."""
+        length = length or 6000 + 4 * secrets.randbelow(751)
         filling = base64.b64encode(secrets.token_bytes(length), altchars=b"+-").decode()
         text = _PREFIX + filling[: length - len(_PREFIX) - 2] + "=="
         now = self._now()

@@ -82,7 +82,8 @@ class ChunkedReader:
         if (end if end >= 0 else len(data)) - at > _TRAILER_BYTES:
             raise HeadError("the trailer section is too long")
         if end < 0:
-            if b"\n" in data[at:] and b"\r\n" not in data[at:]:
+            rest = data[at:]
+            if rest.count(b"\n") != rest.count(b"\r\n"):
                 raise HeadError("a line of the trailer section does not end in CR LF")
             return at
         fields = FieldBlock(_split(data[at:end]), _NAMES)

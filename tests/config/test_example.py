@@ -79,9 +79,9 @@ def test_it_has_every_key() -> None:
 
     assert known - set(_keys(read(EXAMPLE).data)) == set()
     for kind in credentials.kinds().values():
-        for field in kind.Settings.model_fields:
+        for field, information in kind.Settings.model_fields.items():
             # Of two keys that exclude each other, one stands in a comment.
-            assert f"{field}:" in EXAMPLE.read_text(encoding="utf-8"), f"{kind.kind}.{field}"
+            assert f"{information.alias or field}:" in EXAMPLE.read_text(encoding="utf-8"), f"{kind.kind}.{field}"
 
 
 def test_it_states_the_defaults() -> None:

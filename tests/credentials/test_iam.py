@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import trustme
 from aiohttp import web
 
 from gateway.config import places
-from gateway.credentials.iam import Iam, Identity
-from gateway.credentials.token import Cause, FetchFailed
+from gateway.credentials.by_password import ByPassword
+from gateway.credentials.iam import Iam, Scope
+from gateway.credentials.lock_outs import LockOuts
+from gateway.credentials.token import Cause, FetchFailed, Token
 from gateway.routes import Connection
 from gateway.secret import Secret
 
@@ -53,7 +56,7 @@ async def iam(
 ) -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_route("*", "/{rest:.*}", answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, max_field_size=64 * 1024)  # the tokens are long
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
@@ -78,9 +81,20 @@ async def raw_iam(answer: bytes) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-def asking(url: str, connection: Connection | None = None, project_id: str | None = None) -> Iam:
-    identity = Identity("account", "gateway", Secret(PASSWORD), None if project_id else "cn-north-4", project_id)
-    return Iam(places.upstream_url(url), connection or Connection(), identity, lambda: START)
+class Asking:
+    """A user who asks an IAM for tokens of one project; fresh each time, so that no refusal is remembered."""
+
+    def __init__(self, iam: Iam, scope: Scope) -> None:
+        self._user = ByPassword(iam, "account", "gateway", Secret(PASSWORD), LockOuts(), lambda: 0.0)
+        self._scope = scope
+
+    async def fetch(self) -> Token:
+        return await self._user.fetch(self._scope)
+
+
+def asking(url: str, connection: Connection | None = None, project_id: str | None = None) -> Asking:
+    iam = Iam(places.upstream_url(url), connection or Connection(), lambda: START)
+    return Asking(iam, Scope(None if project_id else "cn-north-4", project_id))
 
 
 async def test_the_request_and_the_token() -> None:
@@ -301,3 +315,55 @@ async def test_a_proxy_that_refuses(authority: tuple[trustme.CA, Path]) -> None:
             await asking("https://iam.example.com", Connection(proxy=("127.0.0.1", proxy_port))).fetch()
     with pytest.raises(FetchFailed, match="the proxy cannot be reached"):
         await asking("https://iam.example.com", Connection(proxy=("127.0.0.1", proxy_port))).fetch()
+
+
+@pytest.mark.parametrize(
+    ("issued", "date", "ahead"),
+    [
+        pytest.param(0, 0, 0, id="right"),
+        pytest.param(59, 59, 0, id="nearly right"),
+        pytest.param(7200, 7200, 7200, id="IAM ahead"),
+        pytest.param(-200_000, -200_000, -200_000, id="IAM behind, the token looks expired"),
+        pytest.param(-7200, 0, 0, id="an old answer from a cache"),
+        pytest.param(-7200, None, 0, id="one witness alone"),
+    ],
+)
+async def test_clocks_that_differ(issued: int, date: int | None, ahead: int) -> None:
+    """A token's expiry is told on our clock, where IAM's clock is known to be another."""
+
+    def text(seconds: float) -> str:
+        return datetime.fromtimestamp(START + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+
+    token = described(issued_at=text(issued), expires_at=text(issued + 86400))
+    fields = [("X-Subject-Token", TOKEN)]
+    fields.append(("Date", "none" if date is None else formatdate(START + date, usegmt=True)))
+    async with iam(answering(token, fields=fields)) as port:
+        found = await asking(f"http://127.0.0.1:{port}").fetch()
+
+    assert found.clock_ahead_seconds == ahead
+    assert found.expiry == START + issued + 86400 - ahead
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        pytest.param(401, '{"error_code":"IAM.0061"}', "locked this user", id="locked, by code"),
+        pytest.param(401, '{"error":{"message":"The account is locked."}}', "locked this user", id="locked, by text"),
+        pytest.param(401, '{"error_code":"IAM.0062"}', "domain, user or password", id="wrong"),
+        pytest.param(401, '{"error_code":"IAM.0066"}', "has expired", id="expired"),
+        pytest.param(403, '{"error_code":"IAM.0081"}', "programmatic access", id="no access"),
+        pytest.param(404, '{"error":{"message":"Could not find project"}}', "no such project", id="wrong project"),
+    ],
+)
+async def test_refusals_in_words(status: int, body: str, reason: str) -> None:
+    """What to do about a refusal is said in words."""
+    async with iam(answering(body, status=status, fields=[])) as port:
+        with pytest.raises(FetchFailed, match=reason):
+            await asking(f"http://127.0.0.1:{port}").fetch()
+
+
+async def test_domain_scope_in_words() -> None:
+    """A token for the whole account is told apart from a token for nothing."""
+    async with iam(answering(described(project=None, domain={"name": "d"}))) as port:
+        with pytest.raises(FetchFailed, match="whole account"):
+            await asking(f"http://127.0.0.1:{port}").fetch()

@@ -143,13 +143,13 @@ async def test_a_route_that_no_token_cures(house: House) -> None:
 
 
 async def test_no_storm(house: House) -> None:
-    """No pattern of refusals brings about more than ten fetches a minute."""
+    """No pattern of refusals brings about more than six fetches a minute."""
     for _ in range(50):
         request = await house.sent()
         await house.refused(request, "auth_expired")
         house.credential.accepted(request)
 
-    assert house.fetched == 1 + 10
+    assert house.fetched == 1 + 6
 
 
 async def test_an_invalid_token(house: House) -> None:

@@ -13,6 +13,7 @@ from gateway.credentials.refresh import Refresher
 from gateway.credentials.token import Cause, FetchFailed, Token
 from gateway.deadline import Deadline
 from gateway.errors import CredentialUnavailable
+from gateway.secret import Secret
 
 from .fakes import NO_DEADLINE, START, Clock, services, settle
 
@@ -51,14 +52,14 @@ class House:
         self.clock = Clock()
         self.issuer = Issuer(self.clock, life_seconds)
         self.refreshed: list[tuple[str, str]] = []
-        self.generation = 0
+        self.secret = Secret("first")
         self.refresher = Refresher(
             "account",
             self.issuer.fetch,
             services(self.clock, self.refreshed),
             attempt_seconds=10.0,
             renew_at=renew_at,
-            generation=lambda: self.generation,
+            secrets=(self.secret,),
             jitter=lambda: jitter,
         )
 
@@ -108,8 +109,8 @@ async def test_fetched_at_start_and_renewed_at_its_share(house: Make) -> None:
     [
         pytest.param(7200, 5760, id="2 h: 80 %"),
         pytest.param(1000, 700, id="17 min: 5 min are left"),
-        pytest.param(400, 200, id="under 10 min: half"),
-        pytest.param(4, 2, id="4 s: half"),
+        pytest.param(400, 320, id="under 10 min: 80 %"),
+        pytest.param(4, 3.2, id="4 s: 80 %"),
         pytest.param(0.1, 1, id="a tenth of a second: never more than once a second"),
     ],
 )
@@ -217,7 +218,7 @@ async def test_waits_after_failures(house: Make, failure: FetchFailed, gaps: lis
 
 
 async def test_a_wrong_password_is_not_tried_again(house: Make) -> None:
-    """Requests do not bring on another attempt; a changed secret does, within a second."""
+    """Requests do not bring on another attempt; a changed secret does, at once."""
     h = house()
     h.issuer.failure = FetchFailed("wrong password", Cause.LOCK_OUT)
     await h.started()
@@ -230,8 +231,74 @@ async def test_a_wrong_password_is_not_tried_again(house: Make) -> None:
     assert h.refresher.state().summary.startswith("held")
 
     h.issuer.failure = None
-    h.generation += 1
+    h.secret.replace("second")
+    await settle()
+
+    assert h.value() == b"t2"
+
+
+async def test_a_rotated_secret_is_tried_at_once(house: Make) -> None:
+    """The old token serves until the new secret has brought a new one, and on when it does not."""
+    h = await house().started()
+    h.issuer.gate = asyncio.Event()
+    h.secret.replace("second")
+    await settle()
+    assert (h.value(), len(h.issuer.asked_at)) == (b"t1", 1), "two fetches are a second apart"
     await h.clock.advance(1)
+    assert (h.value(), len(h.issuer.asked_at)) == (b"t1", 2)
+    h.issuer.gate.set()
+    await settle()
+    assert h.value() == b"t2"
+
+    h.issuer.failure = FetchFailed("wrong password", Cause.LOCK_OUT)
+    h.secret.replace("wrong")
+    await h.clock.advance(60)
+
+    assert (h.value(), len(h.issuer.asked_at)) == (b"t2", 3)
+    assert h.refresher.state().usable
+    assert h.refresher.state().last_error == "wrong password"
+
+
+async def test_a_secret_that_changes_while_it_is_tried(house: Make) -> None:
+    """The attempt under way ends with the old one; then the new one is tried."""
+    h = house()
+    h.issuer.gate = asyncio.Event()
+    h.issuer.failure = FetchFailed("wrong password", Cause.LOCK_OUT)
+    await h.started()
+    h.secret.replace("second")
+    h.issuer.failure = None
+    h.issuer.gate.set()
+    await settle()
+
+    assert h.value() == b"t2"
+    assert len(h.issuer.asked_at) == 2
+
+
+async def test_nothing_brings_about_a_storm(house: Make) -> None:
+    """Rotations, refusals and requests without end: never more than 8 attempts in 10 seconds."""
+    h = await house().started()
+    for number in range(400):
+        h.secret.replace(f"secret {number}")
+        h.issuer.failure = FetchFailed("no") if number % 3 else None
+        token = h.value()
+        if token is not None:
+            await h.refresher.replace(token, Deadline(h.clock.monotonic()), drop=True)
+        await h.clock.advance(0.1)
+
+    asked = h.issuer.asked_at
+    assert max(sum(1 for other in asked if 0 <= other - each < 10) for each in asked) <= 8
+    assert len(asked) > 16, "and it goes on"
+
+
+async def test_how_long_a_lock_out_still_counts(house: Make) -> None:
+    """Where somebody else was refused earlier, the rest of that wait is enough."""
+    h = house()
+    h.issuer.failure = FetchFailed("wrong password", Cause.LOCK_OUT, retry_after_seconds=100)
+    await h.started()
+    assert h.refresher.state().summary == "held until the secret changes or 2 minutes have passed"
+    h.issuer.failure = None
+
+    await h.clock.advance(101)
 
     assert h.value() == b"t2"
 
@@ -283,9 +350,7 @@ async def test_an_attempt_has_an_end() -> None:
     clock = Clock()
     issuer = Issuer(clock)
     issuer.gate = asyncio.Event()
-    refresher = Refresher(
-        "a", issuer.fetch, services(clock), attempt_seconds=0.05, renew_at=0.8, generation=lambda: 0, jitter=lambda: 0
-    )
+    refresher = Refresher("a", issuer.fetch, services(clock), attempt_seconds=0.05, renew_at=0.8, jitter=lambda: 0)
     refresher.start()
     with pytest.raises(CredentialUnavailable, match=r"no answer within 0\.05s"):
         await refresher.usable(NO_DEADLINE)

@@ -2,11 +2,10 @@
 
 from urllib.parse import unquote
 
+from fake_modelarts import Received
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.sdk_request import SdkRequest
 from huaweicloudsdkcore.signer.signer import Signer
-
-from fake_modelarts import Received
 
 ALGORITHM = "SDK-HMAC-SHA256"
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from gateway.simulator import Simulator
 from running import Document, document, route
+
+from gateway.simulator import Simulator
 
 
 def credentials(simulator: Simulator, **iam: Any) -> Document:

@@ -64,10 +64,16 @@ async def test_each_ending(start_gateway: StartGateway, fake: FakeModelArts) -> 
     def part(request_id: str, *names: str) -> tuple[object, ...]:
         return tuple(by_id[request_id][name] for name in names)
 
-    assert part("complete-1", "code", "outcome", "error", "upstream_code", "attempts") == (200, "complete", None, 200, 1)
+    assert part("complete-1", "code", "outcome", "error", "upstream_code", "attempts") == (
+        200,
+        "complete",
+        None,
+        200,
+        1,
+    )
     assert part("complete-1", "caller", "route", "method", "path") == ("team-a", "r", "POST", "/r/a")
     assert part("complete-1", "request_bytes", "response_bytes", "upstream_request_id") == (3, 5, "theirs")
-    assert by_id["complete-1"]["duration_ms"] >= by_id["complete-1"]["first_byte_ms"] > 0
+    assert by_id["complete-1"]["duration_ms"] >= by_id["complete-1"]["first_byte_ms"] >= 0
     assert part("cut-1", "code", "outcome", "error") == (206, "cut", "Gateway.UpstreamProtocolError")
     assert part("left-1", "code", "outcome", "upstream_code", "first_byte_ms") == (499, "caller_left", None, None)
     assert part("refused-1", "code", "outcome", "error", "route") == (404, "complete", "Gateway.RouteNotFound", "-")

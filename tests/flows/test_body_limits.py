@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from fake_modelarts import Call, FakeModelArts
 from raw_caller import Caller, CutOff, request_bytes
 from running import Document, InProcess, StartGateway, document, route
@@ -189,9 +188,7 @@ async def test_answers_have_no_limit(start_gateway: StartGateway, fake: FakeMode
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_broken_framing_never_looks_whole(
-    start_gateway: StartGateway, fake: FakeModelArts, payload: str
-) -> None:
+async def test_broken_framing_never_looks_whole(start_gateway: StartGateway, fake: FakeModelArts, payload: str) -> None:
     """Chunk framing that breaks on the way: 400, and nothing upstream that could pass for a whole message."""
     gateway = await limited_gateway(start_gateway, fake)
 

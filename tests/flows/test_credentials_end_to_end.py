@@ -3,10 +3,10 @@
 import hashlib
 
 import pytest
+from running import InProcess, StartGateway
 
 from flows.setups import environ, everything
 from gateway.simulator import Simulator
-from running import InProcess, StartGateway
 
 KINDS = [
     pytest.param("token", "token", "x-auth-token", id="iam_token"),

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
-
 from fake_modelarts import Call, FakeModelArts, raw, stalls
 from raw_caller import Caller, CutOff, Reply, request_bytes
 from running import Document, InProcess, StartGateway, document, free_port, route
@@ -14,7 +14,7 @@ SLACK_SECONDS = 1.0
 ENVIRON = {"PASSWORD": "password", "KEY": "key-of-the-test", "SECRET": "secret-of-the-test"}
 
 
-async def gateway_with(start_gateway: StartGateway, upstream: str, limits: Document, **more: object) -> InProcess:
+async def gateway_with(start_gateway: StartGateway, upstream: str, limits: Document, **more: Any) -> InProcess:
     return await start_gateway(document(route("r", upstream, limits=limits, **more)))
 
 
@@ -81,7 +81,9 @@ async def test_no_number_of_seconds(start_gateway: StartGateway, fake: FakeModel
     assert fake.connections == 0
 
 
-@pytest.mark.parametrize("framing", [{"Content-Length": "100"}, {"Transfer-Encoding": "chunked"}], ids=["length", "chunked"])
+@pytest.mark.parametrize(
+    "framing", [{"Content-Length": "100"}, {"Transfer-Encoding": "chunked"}], ids=["length", "chunked"]
+)
 async def test_still_uploading_when_it_passes(
     start_gateway: StartGateway, fake: FakeModelArts, framing: dict[str, str]
 ) -> None:
@@ -186,7 +188,9 @@ async def test_first_byte_begins_with_the_last_sent(start_gateway: StartGateway,
 @pytest.mark.parametrize(
     ("limits", "answer"),
     [
-        pytest.param({"deadline": "300ms"}, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", id="deadline, length"),
+        pytest.param(
+            {"deadline": "300ms"}, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", id="deadline, length"
+        ),
         pytest.param(
             {"idle": "300ms"}, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", id="idle, chunked"
         ),

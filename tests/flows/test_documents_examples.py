@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+from running import InProcess, StartGateway
 
 from flows.setups import environ, everything
 from gateway.simulator import Simulator
-from running import InProcess, StartGateway
 
 # The lines that the guide has callers write for each way of authentication.
 CREDENTIAL_LINES = [
@@ -146,7 +147,7 @@ async def curl(*arguments: str) -> bytes:
 
 async def test_predictor_of_the_documents(gateway: InProcess) -> None:
     """The predictor's JSON: ``req_data`` in, ``resp_data`` out, ``meta`` kept."""
-    request = {"meta": {"uuid": "10eb0091"}, "data": {"req_data": [{"petal_length": 4.9}, {"petal_length": 1.1}]}}
+    request: Any = {"meta": {"uuid": "10eb0091"}, "data": {"req_data": [{"petal_length": 4.9}, {"petal_length": 1.1}]}}
 
     response = await asyncio.to_thread(requests.post, f"{gateway.url}/code/predictions", json=request, timeout=10)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trustme
-
 from fake_modelarts import FakeModelArts, raw, stalls
 from raw_caller import Caller, Reply, ask, request_bytes
 from running import InProcess, StartGateway, document, free_port, route

@@ -5,7 +5,6 @@ import os
 import time
 
 import pytest
-
 from fake_modelarts import Call, FakeModelArts
 from raw_caller import Caller, request_bytes
 from running import Process, StartProcess, document, route

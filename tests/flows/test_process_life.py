@@ -1,6 +1,7 @@
 """The process: its start, its end, and what changes in between."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from fake_modelarts import Call, FakeModelArts
 from raw_caller import Caller, CutOff, ask, request_bytes
 from running import Process, StartProcess, document, free_port, route
@@ -97,6 +97,48 @@ async def test_before_listening_stops(start_process: StartProcess, fake: FakeMod
         assert [(reply.status, reply.get("Connection")) for reply in (fresh, last)] == [(200, "close")] * 2
         assert await kept.closed()
     assert await process.ended() == 0
+
+
+async def test_a_restart_under_load_loses_nothing(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """Callers on kept connections that heed ``Connection: close`` get an answer to every request they sent."""
+    process = await start_process(document(route("r", fake.url), process={"drain_delay": "500ms"}))
+    answered = 0
+
+    async def calls_on() -> str:
+        nonlocal answered
+        while True:
+            try:
+                caller = Caller(process.port)
+                await caller.__aenter__()
+            except ConnectionRefusedError:
+                return "turned to another instance"
+            async with contextlib.aclosing(Closing(caller)):
+                while True:
+                    await caller.send(request_bytes("POST", "/r", {}, b"x" * 100))
+                    reply = await caller.reply()
+                    assert reply.status == 200
+                    answered += 1
+                    if reply.get("Connection") == "close":
+                        break
+
+    callers = [asyncio.create_task(calls_on()) for _ in range(8)]
+    await fake.until(lambda: answered > 50)
+    process.signal(signal.SIGTERM)
+    endings = await asyncio.gather(*callers)
+
+    assert endings == ["turned to another instance"] * 8
+    assert await process.ended() == 0
+    assert len(process.access_log()) == answered == len(fake.received)
+
+
+class Closing:
+    """Closes a caller at the end of a block."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def aclose(self) -> None:
+        await self._caller.__aexit__()
 
 
 async def test_a_second_signal_cuts(start_process: StartProcess, fake: FakeModelArts) -> None:

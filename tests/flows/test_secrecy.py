@@ -6,17 +6,18 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import yaml
-
 from fake_modelarts import FakeModelArts, raw, refuses, says, stalls
-from flows.setups import credentials, environ, routes
-from gateway.simulator import Options, Simulator
 from raw_caller import Caller, CutOff, request_bytes
 from running import ROOT, Document, Process, StartProcess, document, free_port, route
+
+from flows.setups import credentials, environ, routes
+from gateway.simulator import Options, Simulator
 
 # Distinctive, and different in base64 and percent-encoding.
 PLANTED = Options(
@@ -44,8 +45,8 @@ SECRETS = [
 AT_DEBUG_LEVEL = """\
 import logging, sys
 from gateway import logs, server
-def everything():
-    writer = logs.setup_logging("DEBUG")
+def everything(**more):
+    writer = logs.setup_logging("DEBUG", **more)
     logging.getLogger().setLevel("DEBUG")
     logging.getLogger("gateway").debug("everything is logged")
     return writer
@@ -121,7 +122,7 @@ async def command(*arguments: str, environ: dict[str, str]) -> bytes:
     """What a command prints, on both streams."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-m", "gateway", *arguments,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ}, cwd=tempfile.gettempdir(),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
@@ -134,9 +135,7 @@ async def test_nothing_shows_itself(start_process: StartProcess, tmp_path: Path)
     async with Simulator(PLANTED) as simulator, FakeModelArts() as fake:
         config = configuration(simulator, fake)
         known = environ(simulator) | {"CALLER": CALLER_TOKEN}
-        process = await start_process(
-            config, known | {"PYTHONASYNCIODEBUG": "1"}, program=("-X", "dev", "-c", AT_DEBUG_LEVEL)
-        )
+        process = await start_process(config, known | {"PYTHONASYNCIODEBUG": "1"}, program=("-c", AT_DEBUG_LEVEL))
         gathering = Gathering(process)
 
         statuses = await walk_every_path(gathering, simulator, fake, config)
@@ -147,7 +146,7 @@ async def test_nothing_shows_itself(start_process: StartProcess, tmp_path: Path)
         path = str(next(tmp_path.glob("process-*/gateway.yaml")))
         commands = [command("check", "-c", path, environ=known), command("check", "-c", path, "--json", environ=known)]
         commands += [command("check", "-c", path, "--online", environ=known)]
-        for name in ("token", "temporary", "app", "code", "key", "maas"):
+        for name in ("token", "temporary", "app", "code", "maas"):
             arguments = ("explain", "-c", path, "POST", f"/{name}/v1/models?a=1", "-d", "{}")
             commands.append(command(*arguments, environ=known))
         commands.append(command("explain", "-c", path, "--json", "POST", "/app/x", "-d", "{}", environ=known))

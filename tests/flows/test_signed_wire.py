@@ -5,11 +5,11 @@ import itertools
 import random
 
 import pytest
-
 from fake_modelarts import FakeModelArts
-from flows.official_sdk import signed_headers, verifies
 from raw_caller import ask
 from running import Document, InProcess, StartGateway, document, route
+
+from flows.official_sdk import signed_headers, verifies
 
 KEY, SECRET = "SIGNEDWIREKEY0000000", "signed-wire-secret"
 ENVIRON = {"KEY": KEY, "SECRET": SECRET, "TOKEN": "security-token-of-the-test"}

@@ -4,16 +4,17 @@ import asyncio
 import socket
 import struct
 import time
+from typing import Any
 
 import aiohttp
 import openai
 import pytest
-
 from fake_modelarts import Call, FakeModelArts
-from flows.setups import environ, everything
-from gateway.simulator import Simulator
 from raw_caller import Caller, CutOff, request_bytes
 from running import InProcess, StartGateway, document, route
+
+from flows.setups import environ, everything
+from gateway.simulator import Simulator
 
 
 @pytest.fixture
@@ -62,10 +63,10 @@ async def test_each_event_when_it_comes(start_gateway: StartGateway, fake: FakeM
 
 async def test_openai_sdk(gateway: InProcess) -> None:
     """The OpenAI SDK works with the gateway as its base URL, and needs no key of its own."""
-    question = [{"role": "user", "content": "count one two three"}]
+    question: Any = [{"role": "user", "content": "count one two three"}]
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/maas/v1", api_key="unused", max_retries=0) as client:
-        whole = await client.chat.completions.create(model="m", messages=question)  # type: ignore[arg-type, call-overload]
-        stream = await client.chat.completions.create(model="m", messages=question, stream=True)  # type: ignore[arg-type, call-overload]
+        whole = await client.chat.completions.create(model="m", messages=question)
+        stream = await client.chat.completions.create(model="m", messages=question, stream=True)
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
 
     assert whole.choices[0].message.content
@@ -235,8 +236,12 @@ async def test_an_answer_until_close_that_is_reset(start_gateway: StartGateway, 
         await caller.send(b"GET /r HTTP/1.0\r\n\r\n")
         await caller.head()
         with pytest.raises(ConnectionResetError):
-            while await caller.receive():
-                pass
+            await read_to_the_end(caller)
+
+
+async def read_to_the_end(caller: Caller) -> None:
+    while await caller.receive():
+        pass
 
 
 @pytest.mark.parametrize("when", ["before the answer", "within the answer"])

@@ -5,11 +5,11 @@ import hashlib
 import json
 
 import pytest
-
 from fake_modelarts import Call, FakeModelArts
+from running import InProcess, StartGateway, document, route
+
 from flows.setups import credentials, environ
 from gateway.simulator import Simulator
-from running import InProcess, StartGateway, document, route
 
 
 async def token_gateway(start_gateway: StartGateway, simulator: Simulator, **more: object) -> InProcess:

@@ -42,6 +42,7 @@ class Case:
     answers: list[Answer]
     after: str = "stay"
     clean: bool = False
+    patient: bool = False  # silence is waited out for seconds
     name: str = ""
     note: str = ""
     expect: dict[str, Any] = field(default_factory=dict)  # Any: JSON; see ``verdict`` in oracle.py
@@ -96,6 +97,7 @@ def dump(case: Case) -> str:
                     for answer in case.answers
                 ],
                 "clean": case.clean,
+                **({"patient": True} if case.patient else {}),
                 "expect": case.expect,
             },
             indent=1,
@@ -120,6 +122,7 @@ def load(path: Path) -> Case:
         ],
         after=found.get("after", "stay"),
         clean=found.get("clean", False),
+        patient=found.get("patient", False),
         name=path.stem,
         note=found.get("note", ""),
         expect=found.get("expect", {}),

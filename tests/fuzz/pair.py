@@ -2,13 +2,10 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
-import re
 import socket
-import struct
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -18,42 +15,15 @@ from gateway.app import Gateway
 from gateway.config import load
 from gateway.credentials import kinds
 from tests.fuzz.case import Answer, Case, Step
-from tests.fuzz.strict import Read, Verdict, read_answer, read_request, read_requests
+from tests.fuzz.places import SECRETS, document
+from tests.fuzz.strict import Read, read_answer, read_requests
+from tests.fuzz.upstream import Seen, UpstreamLink, reset
 
-# Our credentials, by the environment names that the configuration refers to.
-SECRETS = {
-    "APP_CODE": "our-app-code-0f5e",
-    "APP_KEY": "our-app-key-77aa",
-    "APP_SECRET": "our-app-secret-91cc",
-    "MAAS_KEY": "our-maas-key-3b1d",
-}
-BASE = "/v1/infers/svc"
-# Small, so that limits are met by small inputs.
-HEAD_BYTES = 4096
-OPEN_BODY_BYTES = 1024
-
-# Nothing has happened for so long: nothing will. Clean cases are given time on a busy machine.
+# Nothing has happened for so long: nothing will. Where something must come, a busy machine is given time.
 _QUIET_SECONDS = 0.05
-_QUIET_CLEAN_SECONDS = 3.0
+_PATIENT_SECONDS = 3.0
 _POLL_SECONDS = 0.005
 _IDLE_SECONDS = 5.0
-
-
-@dataclass
-class Seen:
-    """One request as the upstream saw it, and what it said to it."""
-
-    link: "UpstreamLink"
-    begin: int  # offset in the link's bytes
-    read: Read = field(default_factory=Read)
-    emitted: bytearray = field(default_factory=bytearray)
-    closed: bool = False  # the upstream ended the connection in order behind ``emitted``
-    over: bool = False  # it has said everything
-    tainted: bool = False  # bytes were on their way that nobody can tell from an answer to this request
-
-    @property
-    def request_id(self) -> bytes:
-        return self.read.value(b"x-request-id") or b""
 
 
 @dataclass
@@ -65,103 +35,7 @@ class Observation:
     ended: str  # eof, reset: the gateway's doing; left: the caller's
     seen: list[Seen]
     problems: list[str]
-
-
-class UpstreamLink(asyncio.Protocol):
-    """One connection that the gateway opened; it may serve several cases."""
-
-    def __init__(self, lane: "Lane") -> None:
-        self.lane = lane
-        self.number = next(lane.link_numbers)
-        self.transport: asyncio.Transport | None = None
-        self.buffer = bytearray()
-        self.at = 0
-        self.current: Seen | None = None
-        self.answered = asyncio.Event()  # the script of the current request is over
-        self.strayed = False  # the upstream said more than it was asked for
-        self.reused_after_stray = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.lane.links.add(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.transport = None
-        self.lane.links.discard(self)
-        self.lane.activity += 1
-
-    def eof_received(self) -> bool:
-        return False
-
-    def data_received(self, data: bytes) -> None:
-        self.lane.activity += 1
-        self.buffer += data
-        while True:
-            if self.current is None or self.current.read.whole:
-                if self.current is not None:
-                    self.at = self.current.begin + self.current.read.end
-                if self.at >= len(self.buffer):
-                    return
-                before = self.current
-                self.current = Seen(self, self.at)
-                if before is not None and not before.over:
-                    self.current.tainted = True
-                if self.strayed:
-                    self.reused_after_stray = self.current.tainted = True
-                self.lane.seen.append(self.current)
-                answer = self.lane.next_answer()
-                self.lane.spawn(self._script(self.current, answer))
-            seen = self.current
-            seen.read = read_request(bytes(self.buffer[seen.begin :]), ours=True)
-            self.lane.wake_scripts()
-            if not seen.read.whole:
-                return
-
-    async def _script(self, seen: Seen, answer: Answer) -> None:
-        lane = self.lane
-        while not (seen.read.sound_head and (answer.when == "head" or seen.read.whole)):
-            if seen.read.verdict is Verdict.MALFORMED or self.transport is None:
-                return
-            await lane.progress.wait()
-        complete_at = -1
-        for step in answer.steps:
-            if step.wait_ms:
-                await asyncio.sleep(step.wait_ms / 1000)
-            if self.transport is None or self.transport.is_closing():
-                return
-            if complete_at >= 0:
-                self.strayed = True
-            if self.current is not seen:
-                return  # the next request is there; what is left would be its answer
-            self.transport.write(step.data)
-            seen.emitted += step.data
-            lane.activity += 1
-            said = read_answer(
-                bytes(seen.emitted), 0, seen.read.method, closed=False, upgrade=seen.read.upgrade
-            )
-            if said.whole and said.status != 101:
-                complete_at = said.end
-                if len(seen.emitted) > said.end:
-                    self.strayed = True
-            elif said.verdict is Verdict.MALFORMED:
-                self.strayed = True
-            if len(answer.steps) > 1 and not step.wait_ms:
-                await asyncio.sleep(0)
-        if answer.then == "reset":
-            _reset(self.transport)
-        elif answer.then == "close":
-            self.transport.close()
-            seen.closed = True
-        elif answer.then == "half-close":
-            self.transport.write_eof()
-            seen.closed = True
-        seen.over = True
-        if answer.later and answer.then == "keep":
-            await asyncio.sleep(0.002)
-            if self.transport is not None and self.current is seen:
-                self.transport.write(answer.later)
-                self.strayed = True
-                lane.activity += 1
+    raced: bool = False  # an upstream spoke unasked while the next request may have been on its way
 
 
 class CallerLink(asyncio.Protocol):
@@ -189,6 +63,7 @@ class CallerLink(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
         self.ended = self.ended or ("left" if self.left else "reset" if error is not None else "eof")
         self.over.set()
 
@@ -201,29 +76,38 @@ class Lane:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.link_numbers = itertools.count()
         self.links: set[UpstreamLink] = set()
+        self.accepted: set[tuple[str, int]] = set()  # where the connections of this case came from
         self.seen: list[Seen] = []
         self.activity = 0
+        self.case_number = 0
+        self.problems: list[str] = []
+        self.raced = False
         self.progress = asyncio.Event()
         self._answers: list[Answer] = []
         self._scripts: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: UpstreamLink(self), "127.0.0.1", 0)
-        upstream_port = self._server.sockets[0].getsockname()[1]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "gateway.yaml"
-        path.write_text(yaml.safe_dump(_document(upstream_port), sort_keys=False))
         self._descriptor = os.open(os.devnull, os.O_WRONLY)
-        self.gateway = Gateway(load(path, kinds(), environ=SECRETS), access_log_fd=self._descriptor)
-        await self.gateway.start()
+        await self._start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.gateway.close()
+        await self._stop()
         os.close(self._descriptor)
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: UpstreamLink(self), "127.0.0.1", 0)
+        self._upstream_port = self._server.sockets[0].getsockname()[1]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "gateway.yaml"
+        path.write_text(yaml.safe_dump(document(self._upstream_port), sort_keys=False))
+        self.gateway = Gateway(load(path, kinds(), environ=SECRETS), access_log_fd=self._descriptor)
+        await self.gateway.start()
+
+    async def _stop(self) -> None:
+        await self.gateway.close()
         self._server.close()
         for link in tuple(self.links):
             if link.transport is not None:
@@ -235,57 +119,83 @@ class Lane:
             return self._answers[len(self.seen) - 1]
         return Answer([Step(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nnothing")])
 
-    def spawn(self, script: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, script: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(script, name="fuzz-upstream")
         self._scripts.add(task)
         task.add_done_callback(self._scripts.discard)
+        return task
 
     def wake_scripts(self) -> None:
         self.progress.set()
         self.progress = asyncio.Event()
 
     async def run(self, case: Case) -> Observation:
-        """Play the case, and wait until nothing of it is left."""
-        loop = asyncio.get_running_loop()
+        """Play the case, and wait until nothing of it is left. A gateway that has broken a promise is replaced."""
+        seen = await self._play(case)
+        if seen.problems:
+            await self.renew()
+        return seen
+
+    async def renew(self) -> None:
+        """A fresh gateway: without what it has learned of its upstream's clock and refusals."""
+        await self._stop()
+        await self._start()
+
+    async def _play(self, case: Case) -> Observation:
         self._answers = case.answers
         self.seen = []
-        problems: list[str] = []
-        _, caller = await loop.create_connection(lambda: CallerLink(self), "127.0.0.1", self.gateway.port)
-        assert caller.transport is not None
-        caller.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sent = bytearray()
-        for step in case.writes:
-            await asyncio.sleep(step.wait_ms / 1000)
-            if caller.ended or caller.transport.is_closing():
-                break
-            caller.transport.write(step.data)
-            sent += step.data
-        if not caller.ended:
-            if case.after == "half-close":
-                caller.transport.write_eof()
-            elif case.after in {"close", "reset"}:
-                await asyncio.sleep(0)
-                caller.left = True
-                _reset(caller.transport) if case.after == "reset" else caller.transport.close()
-        if case.after in {"stay", "half-close"}:
-            await self._until_over(caller, case)
-        if not caller.ended:
-            caller.left, caller.ended = True, "left"
-        caller.transport.abort()
-        if not await self._until_idle():
+        self.case_number += 1
+        self.accepted.clear()
+        self.raced = False
+        problems = self.problems = []
+        caller, sent = await self._send(case)
+        await self._leave(caller, case)
+        # Nobody can see that a caller whose side is closed already has gone (HTTP/1.1 ones can be asked by a 100
+        # Continue while their answer has not begun), so the upstream ends what hangs.
+        unseen = case.after == "half-close" or (case.after == "close" and b"HTTP/1.0" in case.request)
+        if not await self._until_idle(end_what_hangs=unseen):
             problems.append(f"not idle after {_IDLE_SECONDS:g} s: {self._counters()}")
+        if case.after != "stay":
+            await self._all_accepted()
         for script in tuple(self._scripts):
             script.cancel()
         await asyncio.sleep(0)
         counters = self._counters()
         if any(counters.values()):
             problems.append(f"counters did not return to 0: {counters}")
-        for seen in self.seen:
-            if not seen.read.whole and seen.link.transport is not None:
-                problems.append("an upload that was not completed left its connection to the upstream open")
-            if seen.link.reused_after_stray and not seen.tainted:
-                problems.append("a connection was used again after its upstream said too much")
-        return Observation(bytes(sent), bytes(caller.received), caller.ended, self.seen, problems)
+        if any(not seen.read.whole and seen.link.transport is not None for seen in self.seen):
+            problems.append("an upload that was not completed left its connection to the upstream open")
+        return Observation(sent, bytes(caller.received), caller.ended, self.seen, problems, self.raced)
+
+    async def _send(self, case: Case) -> tuple[CallerLink, bytes]:
+        """Connect and write; the bytes that were written before the gateway ended the connection, if it did."""
+        loop = asyncio.get_running_loop()
+        _, caller = await loop.create_connection(lambda: CallerLink(self), "127.0.0.1", self.gateway.port)
+        assert caller.transport is not None
+        caller.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sent = bytearray()
+        for step in case.writes:
+            await asyncio.sleep(step.wait_ms / 1000)
+            if caller.transport is None or caller.transport.is_closing():
+                break
+            caller.transport.write(step.data)
+            sent += step.data
+        return caller, bytes(sent)
+
+    async def _leave(self, caller: CallerLink, case: Case) -> None:
+        """End the caller's side as the case says."""
+        if case.after == "half-close" and caller.transport is not None and not caller.ended:
+            with contextlib.suppress(OSError):  # the gateway has gone meanwhile
+                caller.transport.write_eof()
+        elif case.after in {"close", "reset"}:
+            await asyncio.sleep(0)
+            caller.left = True
+        if not caller.left:
+            await self._until_over(caller, case)
+        if not caller.ended:
+            caller.left, caller.ended = True, "left"
+        if caller.transport is not None:
+            caller.transport.close() if case.after == "close" else reset(caller.transport)
 
     async def _until_over(self, caller: CallerLink, case: Case) -> None:
         """Every answer is there and nothing followed it, or nothing happens any more."""
@@ -293,7 +203,7 @@ class Lane:
         reads = read_requests(case.request)
         # What is not whole may be answered or not; then only silence tells.
         expected = len(reads) if all(read.whole for read in reads) and case.after == "stay" else -1
-        patience = _QUIET_CLEAN_SECONDS if case.clean else _QUIET_SECONDS
+        patience = _PATIENT_SECONDS if case.clean or case.patient else _QUIET_SECONDS
         activity, since = self.activity, loop.time()
         checked = -1
         while not caller.ended:
@@ -308,44 +218,70 @@ class Lane:
                     await asyncio.sleep(0.002)
                     if len(caller.received) == checked:
                         return
-            if self.activity != activity or any(not script.done() for script in self._scripts_at_work()):
+            if self.activity != activity or any(_at_work(seen) for seen in self.seen):
                 activity, since = self.activity, loop.time()
             elif loop.time() - since > patience:
                 return
 
-    def _scripts_at_work(self) -> list["asyncio.Task[None]"]:
-        """Upstream scripts that will still write by themselves; one that waits for a body will not."""
-        return [
-            script
-            for script in self._scripts
-            if any(not seen.over and seen.emitted and seen.read.whole for seen in self.seen)
-        ]
+    async def _all_accepted(self) -> None:
+        """Connections are accepted in order: once ours is, all that the gateway has opened and left are here, too."""
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, "127.0.0.1", self._upstream_port
+        )
+        name = transport.get_extra_info("sockname")
+        while name not in self.accepted:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        transport.abort()
 
-    async def _until_idle(self) -> bool:
+    async def _until_idle(self, *, end_what_hangs: bool) -> bool:
         loop = asyncio.get_running_loop()
         until = loop.time() + _IDLE_SECONDS
+        calm = 0
         while loop.time() < until:
             busy = any(self._counters().values())
             unfinished = any(not seen.read.whole and seen.link.transport is not None for seen in self.seen)
-            later = any(seen.over and not script.done() for seen in self.seen for script in self._scripts)
-            if not busy and not unfinished and not later:
-                await asyncio.sleep(0)
+            if busy and end_what_hangs:
+                self._end_what_hangs()
+            calm = calm + 1 if not busy and not unfinished and not any(_at_work(seen) for seen in self.seen) else 0
+            if calm == 3:  # what is still in the kernel arrives in a turn or two
                 return True
             await asyncio.sleep(0.001)
         return False
 
+    def _end_what_hangs(self) -> None:
+        for seen in self.seen:
+            if (
+                seen is seen.link.current
+                and seen.link.transport is not None
+                and not _at_work(seen)
+                and not _complete(seen)
+            ):
+                reset(seen.link.transport)
+
     def _counters(self) -> dict[str, int]:
         """Everything that counts requests or what they hold; all 0 when there are none."""
-        gateway = self.gateway
+        serving = self.gateway.serving
+        admission = serving._admission
         return {
-            "in flight": gateway.proxy.in_flight,
-            "admitted": gateway._admission.in_flight,
-            "admitted on routes": sum(gate.in_flight for gate in gateway._admission.routes.values()),
-            "counted": sum(counts.in_flight for counts in gateway.metrics._routes.values()),
-            "callers": len(gateway._listener.connections),
-            "busy upstream": sum(upstream.busy for upstream in gateway._upstreams),
-            "body memory": gateway._budget.used_bytes,
+            "in flight": serving.proxy.in_flight,
+            "admitted": admission.in_flight,
+            "admitted on routes": sum(gate.in_flight for gate in admission.routes.values()),
+            "counted": sum(counts.in_flight for counts in serving.metrics._routes.values()),
+            "callers": len(serving.listener.connections),
+            "busy upstream": sum(upstream.busy for upstream in serving._upstreams),
+            "body memory": serving._budget.used_bytes,
         }
+
+
+def _complete(seen: Seen) -> bool:
+    said = read_answer(bytes(seen.emitted), 0, seen.read.method, closed=False)
+    return seen.read.whole and said.whole
+
+
+def _at_work(seen: Seen) -> bool:
+    """The upstream will still write by itself; one that waits for the rest of a request will not."""
+    return seen.script is not None and not seen.script.done() and bool(seen.emitted or seen.read.whole)
 
 
 def _count_answers(received: bytes, reads: list[Read]) -> int:
@@ -356,37 +292,3 @@ def _count_answers(received: bytes, reads: list[Read]) -> int:
             return count
         at = answer.end
     return len(reads)
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    found = transport.get_extra_info("socket")
-    if found is not None:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
-
-
-def _document(upstream_port: int) -> dict[str, Any]:  # Any: YAML
-    base = f"http://127.0.0.1:{upstream_port}{BASE}"
-
-    def route(path: str, credential: str, **more: Any) -> dict[str, Any]:
-        name = re.sub(r"\W", "-", path.strip("/"))
-        return {"name": name, "path": path, "upstream": base + path, "credential": credential, **more}
-
-    return {
-        "listen": "127.0.0.1:0",
-        "admin": "127.0.0.1:0",
-        "process": {"drain_delay": "0s", "head_bytes": f"{HEAD_BYTES}B"},
-        "credentials": {
-            "code": {"kind": "app_code", "app_code": {"env": "APP_CODE"}},
-            "sig": {"kind": "app_signature", "app_key": {"env": "APP_KEY"}, "app_secret": {"env": "APP_SECRET"}},
-            "maas": {"kind": "api_key", "api_key": {"env": "MAAS_KEY"}},
-        },
-        "routes": [
-            route("/code", "code"),
-            route("/code/deep", "maas"),
-            route("/sig", "sig", replay="2KiB"),
-            route("/key", "maas"),
-            route("/open", "none", limits={"body": f"{OPEN_BODY_BYTES}B"}),
-            route("/ws", "code", websocket=True),
-        ],
-    }

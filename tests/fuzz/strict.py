@@ -88,13 +88,15 @@ def read_request(data: bytes, at: int = 0, *, ours: bool = False) -> Read:
         if at >= len(data):
             read.verdict = Verdict.NOTHING
             return read
+        if data.startswith(b"HEAD ", at):
+            read.method = b"HEAD"  # decides whether even a refusal may have content
         first, lines, at = _head(data, at)
         found = _REQUEST_LINE.fullmatch(first)
         if found is None:
             raise _Wrong("request line")
         _read_fields(read, lines)
         read.method, read.target, read.minor = found[1], found[2], int(found[3])
-        _check_target(read.method, read.target)
+        _check_target(read.method, read.target, ours=ours)
         hosts = read.values(b"host")
         if len(hosts) > 1 or (not hosts and read.minor) or any(not _HOST.fullmatch(host) for host in hosts):
             raise _Wrong("host")
@@ -201,9 +203,12 @@ def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def _check_target(method: bytes, target: bytes) -> None:
-    """Origin, absolute, authority or asterisk form, and visible ASCII (RFC 9112 section 3.2)."""
-    if any(octet >= 0x80 for octet in target):
+def _check_target(method: bytes, target: bytes, *, ours: bool) -> None:
+    """Origin, absolute, authority or asterisk form (RFC 9112 section 3.2).
+
+    Octets outside ASCII have no place there either, but leave no doubt where a message ends; the path's rules refuse them.
+    """
+    if ours and any(octet >= 0x80 for octet in target):
         raise _Wrong("target outside ASCII")
     if method == b"CONNECT":
         if not re.fullmatch(rb"[^/?#@]+:[0-9]+", target):

@@ -29,11 +29,19 @@ FLOORS = {
     "retry": 4,
     "metrics": 4,
     "logs": 4,
+    "sockets": 4,
+    "systemd": 4,
+    "tls": 4,
+    "keyring": 4,
+    "reload": 4,
     "proxy": 5,
     # doors
     "listener": 6,
     "admin": 6,
+    "process": 7,
+    "serving": 7,
     "app": 7,
+    "workers": 8,
     "server": 8,
     "cli": 9,
     "__main__": 10,
@@ -51,6 +59,8 @@ NEIGHBOURS = {
     ("wire", "headers"),  # a head is read and sorted in one go
     ("inbound", "wire"),  # the head that came in
     ("body", "inbound"),  # where its bytes come from
+    ("app", "serving"),  # one process is what serves, and the admin listener
+    ("server", "workers"),  # or several
 }
 
 # What a floor may take from outside the standard library; a floor that is not here may take everything.

@@ -1,0 +1,83 @@
+"""Bound sockets, made before anything is served: one, or one for each worker with the kernel spreading connections."""
+
+import os
+import socket
+
+from gateway.config import Address
+
+# Connections that wait to be accepted; the kernel's own limit (net.core.somaxconn) applies, too.
+BACKLOG = 4096
+
+
+class PortInUse(Exception):
+    """A listen address that cannot be had; the message names it."""
+
+
+def bind(address: Address, key: str, count: int = 1) -> list[socket.socket]:
+    """Sockets bound to one address: ``count`` of them, or a single one on a Unix path, where it is shared.
+
+    Several ports share by SO_REUSEPORT (socket(7)). ``key`` is where the address stands in the configuration.
+
+    Raises:
+        PortInUse: the address is taken or not ours.
+    """
+    try:
+        if address.unix_path is not None:
+            return [_bind_unix(address.unix_path)]
+        return _bind_port(address.host, address.port, count)
+    except OSError as error:
+        raise PortInUse(f"cannot listen on {address} ({key}): {error.strerror or 'not available'}") from None
+
+
+def port_of(sock: socket.socket) -> int:
+    """The port it is bound to; 0 on a Unix path."""
+    return 0 if sock.family == socket.AF_UNIX else int(sock.getsockname()[1])
+
+
+def _bind_port(host: str, port: int, count: int) -> list[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if family == socket.AF_INET and not host.replace(".", "").isdigit():
+        family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        host = str(found[0])
+    # Without SO_REUSEPORT this fails where anybody listens, another gateway of this user included, which a socket
+    # that shares would silently join.
+    first = _bound(family, host, port, shares=False)
+    if count == 1:
+        return [first]
+    port = port_of(first)
+    first.close()
+    return [_bound(family, host, port, shares=True) for _ in range(count)]
+
+
+def _bound(family: int, host: str, port: int, *, shares: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Take over a socket file that nobody listens on any more; never one that somebody does."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+                    sock.bind(path)
+                    return sock
+            raise
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,252 @@
+"""How an upstream is reached, and what each way of not reaching it is called."""
+
+import asyncio
+import datetime
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from fake_modelarts import FakeModelArts
+from raw_caller import Reply
+from running import StartGateway, document, free_port, route
+
+Asked = Callable[..., Any]
+
+
+@pytest.fixture
+def asked(start_gateway: StartGateway) -> Asked:
+    """The answer to one request over a route to ``upstream``."""
+
+    async def ask(upstream: str, **more: Any) -> Reply:
+        gateway = await start_gateway(document(route("r", upstream, **more)))
+        return await gateway.ask("POST", "/r/x", body=b"{}")
+
+    return ask
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return authority
+
+
+def server_context(authority: trustme.CA, *names: str, **more: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, **more).configure_cert(context)
+    return context
+
+
+def here(fake: FakeModelArts) -> dict[str, str]:
+    return {"address": f"127.0.0.1:{fake.port}"}
+
+
+async def test_refused(asked: Asked) -> None:
+    """Nobody listens there; it was tried twice, as nothing had been sent."""
+    reply = await asked(f"http://127.0.0.1:{free_port()}")
+
+    assert (reply.status, reply.code, reply.proxy_error) == (502, "Gateway.UpstreamUnreachable", "connection_refused")
+
+
+async def test_names_that_do_not_resolve(asked: Asked) -> None:
+    """A name without an address."""
+    reply = await asked("http://does-not-exist.invalid")
+
+    assert (reply.status, reply.proxy_error) == (502, "dns_error")
+
+
+async def test_the_next_address_is_tried(fake: FakeModelArts, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with several addresses works as long as one of them does."""
+
+    async def found(self: object, host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
+        dead = ("127.0.0.1", free_port())
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (dead, ("127.0.0.1", fake.port))]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", found)
+
+    assert (await asked("http://two.example.com")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "expired", "known", "proxy_error"),
+    [
+        pytest.param(("up.example.com",), False, True, None, id="right"),
+        pytest.param(("*.example.com",), False, True, None, id="wildcard"),
+        pytest.param(("up.example.com",), False, False, "tls_certificate_error", id="unknown CA"),
+        pytest.param(("up.example.com",), True, True, "tls_certificate_error", id="expired"),
+        pytest.param(("other.example.com",), False, True, "tls_certificate_error", id="another name"),
+        pytest.param(("127.0.0.1",), False, True, "tls_certificate_error", id="the address dialled is not the name"),
+    ],
+)
+async def test_certificates(
+    asked: Asked,
+    authority: trustme.CA,
+    tmp_path: Path,
+    names: tuple[str, ...],
+    expired: bool,
+    known: bool,
+    proxy_error: str | None,
+) -> None:
+    """Verified always, for the name of the URL, against the CA of the route; nothing is sent otherwise."""
+    signer = authority if known else trustme.CA()
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC) if expired else None
+    async with FakeModelArts(tls=server_context(signer, *names, not_after=past)) as fake:
+        settings = here(fake) | {"ca": str(tmp_path / "ca.pem")}
+
+        reply = await asked("https://up.example.com/v1", connection=settings)
+
+        assert reply.proxy_error == proxy_error
+        assert reply.status == (200 if proxy_error is None else 502)
+        assert len(fake.received) == (1 if proxy_error is None else 0)
+
+
+async def test_a_private_ca_replaces_the_systems(asked: Asked, authority: trustme.CA) -> None:
+    """Without ``ca`` only the system's roots count."""
+    async with FakeModelArts(tls=server_context(authority, "127.0.0.1")) as fake:
+        assert (await asked(fake.url)).proxy_error == "tls_certificate_error"
+
+
+async def test_name_and_host_stay_when_another_address_is_dialled(
+    asked: Asked, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """``address`` changes where the connection goes, not who is asked for: SNI and Host are the URL's."""
+    context = server_context(authority, "up.example.com")
+    asked_for = []
+    context.sni_callback = lambda _, name, __: asked_for.append(name)
+    async with FakeModelArts(tls=context) as fake:
+        settings = here(fake) | {"ca": str(tmp_path / "ca.pem")}
+
+        await asked("https://up.example.com:8443/v1", connection=settings)
+
+        assert asked_for == ["up.example.com"]
+        assert fake.last.get("Host") == "up.example.com:8443"
+
+
+async def test_old_tls_is_refused(asked: Asked, authority: trustme.CA, tmp_path: Path) -> None:
+    """TLS 1.2 is the oldest that is spoken, and enough."""
+    context = server_context(authority, "127.0.0.1")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with FakeModelArts(tls=context) as fake:
+        assert (await asked(fake.url, connection={"ca": str(tmp_path / "ca.pem")})).status == 200
+
+
+class ForwardProxy:
+    """A proxy that answers CONNECT with ``answer`` and then passes bytes on to ``target``."""
+
+    def __init__(self, target: int, answer: bytes = b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n") -> None:
+        self.target = target
+        self.answer = answer
+        self.heads: list[bytes] = []
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> "ForwardProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(self.answer)
+        if b" 200 " not in self.answer:
+            writer.close()
+            return
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers.append(upstream_writer)
+        await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, deaf: bool = False) -> None:
+    try:
+        while data := await reader.read(65536):
+            if not deaf:
+                writer.write(data)
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+async def secure(authority: trustme.CA) -> AsyncIterator[FakeModelArts]:
+    async with FakeModelArts(tls=server_context(authority, "up.example.com")) as fake:
+        yield fake
+
+
+async def test_through_a_forward_proxy(asked: Asked, secure: FakeModelArts, tmp_path: Path) -> None:
+    """CONNECT to the URL's name and port, without any credential; TLS ends at the upstream, not at the proxy."""
+    async with ForwardProxy(secure.port) as proxy:
+        settings = {"proxy": proxy.url, "ca": str(tmp_path / "ca.pem")}
+
+        reply = await asked("https://up.example.com/v1", connection=settings)
+
+        assert reply.status == 200
+        assert proxy.heads == [b"CONNECT up.example.com:443 HTTP/1.1\r\nHost: up.example.com:443\r\n\r\n"]
+        assert secure.last.get("Host") == "up.example.com"
+
+
+@pytest.mark.parametrize(
+    ("answer", "proxy_error"),
+    [
+        pytest.param(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "connection_refused", id="refused"),
+        pytest.param(
+            b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "connection_refused", id="wants a password"
+        ),
+        pytest.param(b"", "connection_terminated", id="hangs up"),
+        pytest.param(b"220 smtp ready\r\n\r\n", "connection_refused", id="is something else"),
+    ],
+)
+async def test_a_proxy_that_does_not(asked: Asked, answer: bytes, proxy_error: str) -> None:
+    """What the proxy says against it is told with the setting that names it."""
+    async with ForwardProxy(0, answer) as proxy:
+        reply = await asked("https://up.example.com", connection={"proxy": proxy.url}, retry={"attempts": 1})
+
+        assert (reply.status, reply.proxy_error) == (502, proxy_error)
+        assert "connection.proxy" in reply.json()["error_msg"]
+
+
+async def test_the_environment_has_no_say(asked: Asked, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxy variables are ignored: how an upstream is reached stands in the file alone."""
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+
+    assert (await asked(fake.url)).status == 200
+
+
+async def test_connecting_has_one_limit(asked: Asked) -> None:
+    """A proxy that does not answer CONNECT uses up ``connect`` like anything else on the way."""
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await pass_on(reader, writer, deaf=True)
+
+    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+
+        reply = await asked(
+            "https://up.example.com",
+            connection={"proxy": f"http://127.0.0.1:{port}"},
+            limits={"connect": "200ms"},
+            retry={"attempts": 1},
+        )
+
+        assert (reply.status, reply.details, reply.proxy_error) == (504, "limits.connect", "connection_timeout")
+
+
+async def test_no_redirect_is_followed(asked: Asked, fake: FakeModelArts) -> None:
+    """Where an upstream points to is the caller's to decide."""
+    from fake_modelarts import says
+
+    fake.behaviour = says("302 Found", b"", "Location: http://127.0.0.1:9/elsewhere")
+
+    reply = await asked(fake.url)
+
+    assert (reply.status, reply.get("Location"), len(fake.received)) == (302, "http://127.0.0.1:9/elsewhere", 1)

@@ -1,0 +1,237 @@
+"""Connections that are kept: used again, closed in time, and never with somebody else's bytes on them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from fake_modelarts import Call, FakeModelArts, raw, says
+from raw_caller import Caller, CutOff, ask, request_bytes
+from running import InProcess, StartGateway, document, route
+
+from gateway.upstream import pool
+
+
+async def gateway_of(start_gateway: StartGateway, fake: FakeModelArts, **more: Any) -> InProcess:
+    return await start_gateway(document(route("r", fake.url, **more), route("s", fake.url, **more)))
+
+
+async def test_one_connection_for_many_requests(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """Requests one after the other, on routes to the same place and from different callers, share one connection."""
+    gateway = await gateway_of(start_gateway, fake)
+
+    for number in range(20):
+        await ask(gateway.port, "POST", "/r" if number % 2 else "/s", body=b"x" * number)
+
+    assert (len(fake.received), fake.connections) == (20, 1)
+    assert [request.body_bytes for request in fake.received] == list(range(20))
+
+
+async def test_as_many_connections_as_requests_at_once(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """A request never waits for another one's connection, and afterwards all are kept for the next."""
+    everybody = asyncio.Event()
+
+    async def together(call: Call) -> None:
+        await call.body()
+        if len(fake.received) >= 20:
+            everybody.set()
+        await everybody.wait()
+        await call.reply("200 OK")
+
+    fake.behaviour = together
+    gateway = await gateway_of(start_gateway, fake)
+
+    first = await asyncio.gather(*(gateway.ask("GET", "/r") for _ in range(20)))
+    second = await asyncio.gather(*(gateway.ask("GET", "/r") for _ in range(20)))
+
+    assert {reply.status for reply in first + second} == {200}
+    assert fake.connections == 20
+    upstream = fake.url
+    assert await gateway.metric(f'gateway_upstream_connections{{state="idle",upstream="{upstream}"}}') == 20
+    assert await gateway.metric(f'gateway_upstream_connections{{state="busy",upstream="{upstream}"}}') == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi", id="it says close"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", id="HTTP/1.0"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n", id="it says more than it should"
+        ),
+    ],
+)
+async def test_connections_that_are_not_used_again(
+    start_gateway: StartGateway, fake: FakeModelArts, answer: bytes
+) -> None:
+    """A connection on which anything but the answer came is closed; the next request gets its own answer."""
+    fake.plan = [raw(answer, then="stall")]
+    gateway = await gateway_of(start_gateway, fake)
+
+    first = await gateway.ask("GET", "/r")
+    second = await gateway.ask("GET", "/r")
+
+    assert (first.body, second.status, fake.connections) == (b"hi", 200, 2)
+    assert second.json()["method"] == "GET"
+
+
+async def test_an_early_answer_costs_the_connection(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """After an answer that did not wait for the upload, what is left of it goes to nobody else."""
+
+    async def early(call: Call) -> None:
+        await call.reply("401 Unauthorized", b"{}")
+        await call.gone()
+
+    fake.plan = [early]
+    gateway = await gateway_of(start_gateway, fake)
+
+    async with Caller(gateway.port) as caller:
+        await caller.send(request_bytes("POST", "/r", {"Content-Length": "100"}) + b"half")
+        first = await caller.reply()
+    second = await gateway.ask("GET", "/r")
+
+    assert (first.status, second.status, fake.connections) == (401, 200, 2)
+
+
+async def test_stale_connections(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """A connection that the upstream closed meanwhile is not tried: requests that may not be sent twice do not fail."""
+    gateway = await gateway_of(start_gateway, fake)
+
+    async def last_one(call: Call) -> None:
+        await call.body()
+        await call.reply("200 OK", b"last")
+        call.writer.close()
+
+    fake.behaviour = last_one
+    statuses = []
+    for number in range(10):
+        statuses.append((await gateway.ask("POST", "/r", body=b"{}")).status)
+        await fake.until(lambda: fake.open == 0)
+        await asyncio.sleep(0.01 * (number % 3))
+
+    assert statuses == [200] * 10
+    assert len(fake.received) == 10
+
+
+async def test_bytes_that_nobody_asked_for(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """What an upstream says on an idle connection is never taken for the next answer."""
+
+    async def talks(call: Call) -> None:
+        await call.body()
+        await call.reply("200 OK", b"asked")
+        await asyncio.sleep(0.05)
+        await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+        await call.gone()
+
+    fake.plan = [talks]
+    gateway = await gateway_of(start_gateway, fake)
+
+    first = await gateway.ask("GET", "/r")
+    await fake.until(lambda: fake.open == 0)
+    second = await gateway.ask("GET", "/r")
+
+    assert (first.body, second.json()["method"], fake.connections) == (b"asked", "GET", 2)
+
+
+async def test_idle_connections_are_closed(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway closes an idle connection before the upstream would."""
+    monkeypatch.setattr(pool, "_IDLE_SECONDS", 0.1)
+    gateway = await gateway_of(start_gateway, fake)
+
+    await gateway.ask("GET", "/r")
+    await fake.until(lambda: fake.open == 0)
+
+    assert (await gateway.ask("GET", "/r")).status == 200
+    assert fake.connections == 2
+
+
+async def test_old_connections_are_replaced(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection in constant use ends all the same, so that a changed DNS answer is followed."""
+    monkeypatch.setattr(pool, "_LIFE_SECONDS", 0.0)
+    gateway = await gateway_of(start_gateway, fake)
+
+    for _ in range(3):
+        await gateway.ask("GET", "/r")
+
+    assert fake.connections == 3
+
+
+async def test_the_number_of_idle_connections_is_bounded(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rush only so many are kept."""
+    monkeypatch.setattr(pool, "_IDLE_CONNECTIONS", 3)
+    everybody = asyncio.Event()
+
+    async def together(call: Call) -> None:
+        await call.body()
+        if len(fake.received) == 10:
+            everybody.set()
+        await everybody.wait()
+        await call.reply("200 OK")
+
+    fake.behaviour = together
+    gateway = await gateway_of(start_gateway, fake)
+
+    await asyncio.gather(*(gateway.ask("GET", "/r") for _ in range(10)))
+    await fake.until(lambda: fake.open == 3)
+
+
+async def test_routes_that_are_reached_differently_share_nothing(
+    start_gateway: StartGateway, fake: FakeModelArts
+) -> None:
+    """The same name at another address is another place."""
+    async with FakeModelArts(says("200 OK", b"other")) as other:
+        routes = [
+            route("a", "http://up.example.com", connection={"address": f"127.0.0.1:{fake.port}"}),
+            route("b", "http://up.example.com", connection={"address": f"127.0.0.1:{other.port}"}),
+        ]
+        gateway = await start_gateway(document(*routes))
+
+        for _ in range(2):
+            assert (await gateway.ask("GET", "/a")).json()["method"] == "GET"
+            assert (await gateway.ask("GET", "/b")).body == b"other"
+        assert (fake.connections, other.connections) == (1, 1)
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_connection_that_dies_under_a_request(
+    start_gateway: StartGateway, fake: FakeModelArts, idempotent: bool
+) -> None:
+    """A reset after the request was sent is only tried again where the route says that it may be sent twice."""
+
+    async def dies(call: Call) -> None:
+        await call.body()
+        call.reset()
+
+    fake.plan = [dies]
+    gateway = await gateway_of(start_gateway, fake, retry={"idempotent": idempotent})
+
+    reply = await gateway.ask("POST", "/r", body=b"{}")
+
+    assert reply.status == (200 if idempotent else 502)
+    assert len(fake.received) == (2 if idempotent else 1)
+    reason = await gateway.metric('gateway_retries_total{reason="reset",route="r"}')
+    assert reason == (1 if idempotent else 0)
+
+
+async def test_busy_connections_are_counted_down(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """However a request ends, its connection no longer counts as busy."""
+    gateway = await gateway_of(start_gateway, fake, limits={"deadline": "200ms"})
+    for behaviour in (
+        raw(b"", then="reset"),
+        raw(b"junk\r\n\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
+    ):
+        fake.plan = [behaviour]
+        try:
+            await gateway.ask("GET", "/r")
+        except CutOff:
+            pass
+    fake.plan = [raw(b"", then="stall")]
+    await gateway.ask("GET", "/r")
+
+    assert await gateway.metric(f'gateway_upstream_connections{{state="busy",upstream="{fake.url}"}}') == 0
