@@ -223,7 +223,7 @@ async def test_a_body_waits_a_moment_for_room() -> None:
             first.close()
             await waiting
             assert budget.used_bytes == 100
-    with opened([b"z" * 151], budget=budget) as (third, _, _), pytest.raises(Overloaded):
+    with opened([b"z" * 151], replay=200, budget=budget) as (third, _, _), pytest.raises(Overloaded):
         async with asyncio.timeout(0.5):
             await third.sha256()
     assert budget.used_bytes == 0

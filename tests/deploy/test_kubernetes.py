@@ -1,6 +1,7 @@
 """The manifests agree with the program: what they promise to a cluster, the gateway that they configure does."""
 
 import asyncio
+import copy
 import ipaddress
 import re
 from pathlib import Path
@@ -63,13 +64,21 @@ def variant_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def documents(variant_name: str, tmp_path: Path) -> list[Manifest]:
+def documents(variant_name: str, whole: dict[str, list[Manifest]], tmp_path: Path) -> list[Manifest]:
     """The rendered manifests, and the Secrets that docs/deploying.md says to create."""
-    overlay, replacements = VARIANTS[variant_name]
-    manifests = render(variant(tmp_path, overlay, *replacements))
-    if not of_kind(manifests, "Secret"):
-        manifests += secrets_for(manifests, tmp_path)
-    return manifests
+    if variant_name not in whole:
+        overlay, replacements = VARIANTS[variant_name]
+        manifests = render(variant(tmp_path / "rendered", overlay, *replacements))
+        if not of_kind(manifests, "Secret"):
+            manifests += secrets_for(manifests, tmp_path / "rendered")
+        whole[variant_name] = manifests
+    return copy.deepcopy(whole[variant_name])
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, list[Manifest]]:
+    """What was rendered already, by variant."""
+    return {}
 
 
 def secrets_for(manifests: list[Manifest], folder: Path) -> list[Manifest]:
@@ -203,7 +212,9 @@ async def test_probes_answer(documents: list[Manifest], modelarts: Simulator, tm
     folder = tmp_path / "process"
     folder.mkdir()
 
-    async with as_process(path, folder, {"GATEWAY_CONFIG": str(path)}, program=("-c", _START, *container["args"])) as it:
+    async with as_process(
+        path, folder, {"GATEWAY_CONFIG": str(path)}, program=("-c", _START, *container["args"])
+    ) as it:
         await until_ready(it, port(config["admin"]))
         answers = {name: await ask(port(config["admin"]), "GET", get["path"]) for name, get in probes.items()}
 
@@ -383,7 +394,9 @@ def test_what_gets_out(overlay: str, tmp_path: Path) -> None:
     ("overlay", "peer"),
     [
         pytest.param("service", {"podSelector": {"matchLabels": {"modelarts-gateway/caller": "true"}}}, id="service"),
-        pytest.param("egress", {"namespaceSelector": {"matchLabels": {"modelarts-gateway/callers": "true"}}}, id="egress"),
+        pytest.param(
+            "egress", {"namespaceSelector": {"matchLabels": {"modelarts-gateway/callers": "true"}}}, id="egress"
+        ),
     ],
 )
 def test_who_gets_in(overlay: str, peer: Manifest) -> None:
@@ -417,7 +430,9 @@ async def test_the_whole_way(modelarts: Simulator, tmp_path: Path) -> None:
     path = root / "etc/gateway/gateway.yaml"
     text = path.read_text().replace(host, urlsplit(modelarts.urls["iam"]).netloc)
     text = text.replace("/etc/gateway/", f"{root}/etc/gateway/")
-    text = re.sub(r"0\.0\.0\.0:\d+", lambda _: f"127.0.0.1:{free_port()}", text).replace("drain_delay: 5s", "drain_delay: 0s")
+    text = re.sub(r"0\.0\.0\.0:\d+", lambda _: f"127.0.0.1:{free_port()}", text).replace(
+        "drain_delay: 5s", "drain_delay: 0s"
+    )
     path.resolve().write_text(text)
     folder = tmp_path / "process"
     folder.mkdir()
