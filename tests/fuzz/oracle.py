@@ -161,7 +161,7 @@ def _pair(
     while at < len(seen):
         left = [seen[at]]
         at += 1
-        while at < len(seen) and _may_repeat(left[-1]) and seen[at].request_id == left[-1].request_id:
+        while at < len(seen) and _may_repeat(left[-1]) and _is_repeated(left[-1], seen[at]):
             left.append(seen[at])
             at += 1
         if not caller_left and number > len(answers):
@@ -172,6 +172,11 @@ def _pair(
         pairs.append((None, requests[number] if number < len(requests) else None, left))
         number += 1
     return pairs
+
+
+def _is_repeated(one: Seen, other: Seen) -> bool:
+    """By the id alone two requests of a caller that chose one id twice would be taken for attempts of one."""
+    return (one.request_id, one.read.method, one.read.target) == (other.request_id, other.read.method, other.read.target)
 
 
 def _may_repeat(attempt: Seen) -> bool:
