@@ -36,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments_given = list(sys.argv[1:] if argv is None else argv)
     terminal = Terminal()
     try:
-        arguments = _parser(arguments_given).parse_args(arguments_given)
+        parser = _parser(arguments_given)
+        if not arguments_given:
+            parser.print_help(sys.stderr)
+            return 2
+        arguments = parser.parse_args(arguments_given)
         return int(arguments.run(arguments))
     except Failure as failure:
         terminal.error(failure)

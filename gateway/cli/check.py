@@ -17,7 +17,8 @@ problems, print the routes as they were understood, and warnings.
 
 --online also obtains each credential and opens a connection to each upstream, TLS included, and says in words what is missing
 (exit 1: the file is right, the world is not). Each route with a credential gets one GET without it, whose refusal tells
-whether the credential fits the address; no credential is sent to an upstream.
+whether the credential fits the address; no credential is sent to an upstream. Each run spends one attempt at IAM, which locks a
+user after 5 wrong passwords in 15 minutes: correct a refused password before the next run.
 """
 EXAMPLE = """\
 example:
@@ -52,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
             ]
             terminal.json({"file": path, "problems": found})
             return 2
-        raise Failure(str(problems), status=2, hint="Every key is explained in docs/configuration.md.") from problems
+        about_keys = any(problem.path for problem in problems.problems)
+        hint = "Every key is explained in docs/configuration.md." if about_keys else ""
+        raise Failure(str(problems), status=2, hint=hint) from problems
     findings = _online(config, terminal, quiet=arguments.json) if arguments.online else []
     missing = [finding for finding in findings if not finding.ok]
     if arguments.json:

@@ -51,20 +51,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 when everything went as it should (or after Ctrl-C), else 1."""
+    """0 when everything went as it should (or after Ctrl-C, but for a tour with --once), else 1."""
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_demo(once=arguments.once))
-    return 0
+        return asyncio.run(_until_stopped(once=arguments.once))
+    return 1 if arguments.once else 0
 
 
-async def _demo(*, once: bool) -> int:
+async def _until_stopped(*, once: bool) -> int:
+    """The demo until it ends or somebody ends it, in the middle of the tour as well; what was started is gone then."""
+    terminal = Terminal()
+    demo = asyncio.create_task(_demo(terminal, once=once), name="demo")
+
+    def stop() -> None:
+        if not demo.cancelling():  # an impatient second Ctrl-C does not cut the clearing up short
+            demo.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        return await demo
+    except asyncio.CancelledError:
+        terminal.print()
+        terminal.print("Stopped.")
+        return 1 if once else 0
+
+
+async def _demo(terminal: Terminal, *, once: bool) -> int:
     from gateway.cli import tour
     from gateway.simulator import Simulator
 
-    terminal = Terminal()
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     with tempfile.TemporaryDirectory(prefix="modelarts-gateway-demo-") as name:
         folder = Path(name)
         async with Simulator() as simulator:
@@ -74,10 +89,11 @@ async def _demo(*, once: bool) -> int:
             async with _gateway(config, folder, admin) as process:
                 terminal.print(f"gateway    http://{listen}  holds the credentials; {config}")
                 unexpected = await tour.take(f"http://{listen}", simulator, terminal)
-                if once or stopped.is_set():
+                if once:
                     return _verdict(unexpected, terminal)
                 _say_what_to_try(listen, admin, folder, simulator, terminal)
-                return await _keep_running(process, stopped, terminal)
+                await process.wait()
+                raise Failure("the gateway ended by itself. The end of its log:", hint=_tail(folder / "gateway.log"))
 
 
 def _addresses(terminal: Terminal) -> tuple[str, str]:
@@ -135,6 +151,8 @@ async def _gateway(config: Path, folder: Path, admin: str) -> "AsyncIterator[Pro
             stdin=asyncio.subprocess.DEVNULL,
             stdout=access_log,
             stderr=log,
+            # Ctrl-C on a terminal goes to a whole process group. The gateway is ended by us, when nobody sends it requests.
+            process_group=0,
         )
         try:
             if not await _ready(process, admin):
@@ -211,17 +229,3 @@ def _say_what_to_try(listen: str, admin: str, folder: Path, simulator: "Simulato
     )
     terminal.print()
     terminal.print("Gateway and simulator keep running. Ctrl-C ends both and removes the files.")
-
-
-async def _keep_running(process: "Process", stopped: asyncio.Event, terminal: Terminal) -> int:
-    """Until somebody ends it, which is well, or the gateway ends by itself, which is not."""
-    ended = asyncio.create_task(process.wait(), name="demo-gateway-ended")
-    asked = asyncio.create_task(stopped.wait(), name="demo-asked-to-stop")
-    await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (ended, asked):
-        task.cancel()
-    if asked.done() and not asked.cancelled():
-        terminal.print()
-        terminal.print("Stopped.")
-        return 0
-    raise Failure("the gateway ended by itself", hint="Its log says why; run the demo again to see it happen.")

@@ -76,6 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _given(arguments: argparse.Namespace) -> "Given":
     from gateway.cli.dry_run import Given
 
+    if arguments.method.startswith("/"):
+        raise Failure(
+            f"{arguments.method} is not a method: it comes first, then the path",
+            status=2,
+            hint=f"Write {arguments.path.upper()} {arguments.method}",
+        )
     fields = []
     for header in arguments.header:
         name, colon, value = header.partition(":")

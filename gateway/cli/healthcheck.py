@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         status = _ask(admin)
     except (OSError, http.client.HTTPException) as error:
         raise Failure(
-            f"nobody answers at the admin address {admin}: {error}",
+            f"nobody answers at the admin address {admin}: {getattr(error, 'strerror', None) or error}",
             hint="Is the gateway running, and with this configuration file? Its log on stderr says.",
         ) from error
     if status != 200:

@@ -26,6 +26,13 @@ _SKEW_SECONDS = 60.0
 # A region as it stands in hosts and project names: cn-north-4, ap-southeast-1, eu-west-101.
 _REGION = re.compile(r"(?<![a-z0-9])([a-z]{2}-[a-z]+-[0-9]{1,3})(?![0-9])")
 
+# Where a ModelArts service is known to be, by the form of its path. Other upstreams are prefixes, such as MaaS's host alone, and an
+# API gateway says of the prefix itself that there is no such API.
+_SERVICE = re.compile(r"/infers?/[^/]+")
+# Asked for where an upstream is a host alone: MaaS has it, and says there which credential it takes.
+_MODELS = "/v1/models"
+_NOTHING_THERE = frozenset({"APIG.0101", "ModelArts.4201", "ModelArts.4202", "ModelArts.4204"})
+
 # What the refusal of a request without any credential says about the address (codes: API Gateway and ModelArts, "Error
 # Codes"), and which kinds of credential it takes.
 _ADDRESSES = {
@@ -121,7 +128,9 @@ async def _route(route: "Route", config: "Config") -> Finding | None:
     answer = await _knock(route)
     if answer is None:
         return None
-    wrong = _wrong_address(answer, kind) or _wrong_clock(answer)
+    wrong = _wrong_address(answer, kind, route.upstream.base_path) or _wrong_clock(answer)
+    if wrong is None and _says_nothing(answer):
+        return Finding(what, ok=True, message="only a request to a path below it can say whether they fit")
     return Finding(
         what, ok=wrong is None, message=wrong or f"the address takes this kind of credential ({answer.status})"
     )
@@ -146,7 +155,7 @@ async def _knock(route: "Route") -> "Answer | None":
     from gateway.credentials.asking import ask
     from gateway.credentials.token import FetchFailed
 
-    path = route.upstream.base_path or "/"
+    path = route.upstream.base_path or _MODELS
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
             return await ask("GET", route.upstream, path, who="the upstream", connection=route.connection)
@@ -154,13 +163,22 @@ async def _knock(route: "Route") -> "Answer | None":
         return None
 
 
-def _wrong_address(answer: "Answer", kind: str) -> str | None:
+def _says_nothing(answer: "Answer") -> bool:
+    from gateway.refusals import classify
+
+    refusal = classify(answer.status, answer.body)
+    return refusal is not None and refusal.code in _NOTHING_THERE
+
+
+def _wrong_address(answer: "Answer", kind: str, base_path: str) -> str | None:
     from gateway.refusals import classify
 
     refusal = classify(answer.status, answer.body)
     if refusal is None:
         return None
-    if refusal.code in {"APIG.0101", "ModelArts.4201", "ModelArts.4202", "ModelArts.4204"}:
+    if refusal.code in _NOTHING_THERE:
+        if not _SERVICE.search(base_path):
+            return None
         return f"there is no service at this URL ({refusal.code}): check the region in its host and the id in its path"
     address, kinds = _ADDRESSES.get(refusal.code, ("", (kind,)))
     if kind in kinds:

@@ -119,6 +119,8 @@ def _reworded(details: ErrorDetails) -> str:
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"this is a mapping (key: value); found {_shape(given)}"
         case "tuple_type" | "list_type" | "set_type" | "frozen_set_type":
+            if isinstance(given, dict):
+                return "this is a list, each entry of which begins with '- '; found a mapping"
             return f"this is a list, as in [a, b]; found {_shape(given)}"
     message = details["msg"]
     return message[:1].lower() + message[1:]

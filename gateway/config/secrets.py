@@ -71,6 +71,15 @@ class SecretStore:
         """
         return self.from_profile(path, section, key) if _profile(path, section).get(key) else None
 
+    def oddities(self) -> list[str]:
+        """What can be meant and hardly ever is, such as quotation marks that `docker --env-file` leaves standing."""
+        return [
+            f"{called} {odd}: is that part of the secret?"
+            for secret in self._held.values()
+            if (odd := _odd(secret.reveal()))
+            for called in (secret.source.replace("env ", "environment variable ", 1),)
+        ]
+
     def refresh(self) -> list[str]:
         """Read every file again by its path, so that a Kubernetes symlink swap is seen; blocking, for a thread.
 
@@ -159,11 +168,22 @@ def _content(path: Path) -> str:
         raise SecretError(f"file {path} is not UTF-8 text") from None
 
 
+def _odd(value: str) -> str:
+    """What is odd about a value, without any of it; empty where nothing is."""
+    if value != value.strip():
+        return "begins or ends with a blank"
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return "stands in quotation marks"
+    return "begins with 'Bearer '" if value.lower().startswith("bearer ") else ""
+
+
 def _checked(value: str, source: str) -> str:
     if not value:
         raise SecretError(f"{source} is empty")
     if value.startswith("\ufeff"):
         raise SecretError(f"{source} begins with a byte order mark; save it as plain UTF-8")
+    if "\n" in value:
+        raise SecretError(f"{source} holds more than one line; a secret is one line of text")
     if _CONTROL.search(value):
         raise SecretError(f"{source} holds control characters; a secret is one line of text")
     return value

@@ -13,7 +13,15 @@ from pydantic_core import core_schema
 
 from gateway.config import places
 from gateway.config.secrets import SecretStore
-from gateway.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN, parse_duration, parse_rate, parse_size
+from gateway.config.units import (
+    DURATION_PATTERN,
+    RATE_PATTERN,
+    SIZE_PATTERN,
+    is_number,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 from gateway.routes import Connection, Rate, UpstreamUrl
 from gateway.secret import Secret
 
@@ -52,7 +60,7 @@ def _duration(value: object) -> float:
 def _duration_or_none(value: object) -> float | None:
     if value == "none":
         return None
-    if parse_duration(value) == 0:
+    if (is_number(value) and value == 0) or parse_duration(value) == 0:
         raise ValueError("a limit of 0 would let nothing through; none switches it off")
     return parse_duration(value)
 
@@ -113,6 +121,8 @@ def _secret(value: object, info: ValidationInfo) -> Secret:
             return store.from_env(name, context.get("environ", os.environ))
         case {"file": str(name), **rest} if not rest and name:
             return store.from_file(_path(name, info))
+        case dict() if any(str(key).startswith(("env:", "file:")) for key in value):
+            raise ValueError("a secret is written {env: NAME} or {file: PATH}, with a space after the colon")
         case dict():
             raise ValueError("a secret is written {env: NAME} or {file: PATH}, with one of the two and nothing else")
     raise ValueError(SECRET_RULE)

@@ -13,7 +13,14 @@ def with_warnings(config: Config) -> Config:
     """The same configuration, its ``warnings`` filled in."""
     return replace(
         config,
-        warnings=(*_exposure(config), *_cleartext(config), *_callers(config), *_limits(config), *_unused(config)),
+        warnings=(
+            *_exposure(config),
+            *_cleartext(config),
+            *config.secrets.oddities(),
+            *_callers(config),
+            *_limits(config),
+            *_unused(config),
+        ),
     )
 
 

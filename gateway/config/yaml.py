@@ -79,7 +79,8 @@ def read(path: Path, content: bytes | None = None) -> Document:
             with path.open("rb") as file:
                 content = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise Unreadable("no such file; name the configuration with -c FILE or GATEWAY_CONFIG") from None
+        relative = "" if path.is_absolute() else f", here relative to {Path.cwd()}"
+        raise Unreadable(f"no such file; name the configuration with -c FILE or GATEWAY_CONFIG{relative}") from None
     except IsADirectoryError:
         raise Unreadable("this is a directory; name the file in it") from None
     except (OSError, ValueError) as error:
@@ -141,6 +142,8 @@ def _reworded(error: yaml.MarkedYAMLError, text: str) -> Unreadable:
         return Unreadable("this anchor (&name) stands for two things", mark)
     if "mapping values are not allowed" in problem:
         return Unreadable("a colon out of place; check the indentation, and quote text that holds ': '", mark)
+    if problem.startswith("expected <block end>"):
+        return Unreadable("the indentation fits nothing above; what belongs together begins in the same column", mark)
     # What PyYAML quotes may come from the file; only its names of tokens and single signs may not.
     problem = re.sub(r"'(?!<|[^\w\s]')[^']*'|\"[^\"]*\"", "…", problem)
     return Unreadable(f"this is not YAML: {problem or 'it ends too early'}", mark)

@@ -139,6 +139,27 @@ async def test_addresses(
         assert words in text
 
 
+async def test_an_upstream_that_is_a_host_alone(modelarts: Simulator, tmp_path: Path) -> None:
+    """MaaS as a prefix for all its paths fits an API key, and no other kind."""
+    status, text = await checked(modelarts, tmp_path, API_KEY, "maas")
+    wrong, of_wrong = await checked(modelarts, tmp_path, AKSK, "maas")
+
+    assert status == 0, text
+    assert "takes this kind of credential" in text
+    assert wrong == 1
+    assert "this is MaaS" in of_wrong
+
+
+async def test_a_prefix_where_nothing_is(modelarts: Simulator, tmp_path: Path) -> None:
+    """An upstream that is a prefix, and no service's own address, may answer 404 itself: that is no failure."""
+    modelarts.urls["prefix"] = modelarts.urls["iam"] + "/team/models"
+
+    status, text = await checked(modelarts, tmp_path, APP_KEY, "prefix")
+
+    assert status == 0, text
+    assert "a path below it" in text
+
+
 @pytest.mark.parametrize(
     ("host", "project", "wrong"),
     [

@@ -65,6 +65,22 @@ def test_no_file_named_says_what_to_do() -> None:
     assert "demo" in finished.stderr
 
 
+def test_no_command_shows_what_there_is() -> None:
+    """Somebody who types the name alone sees every command."""
+    finished = run()
+
+    assert all(name in finished.stderr for name in COMMANDS)
+
+
+def test_keys_are_explained_only_where_one_is_wrong(tmp_path: Path) -> None:
+    """The page of all keys does not help with a file that is not there."""
+    wrong = tmp_path / "gateway.yaml"
+    wrong.write_text("listn: 1\n")
+
+    assert "docs/configuration.md" in run("check", "-c", wrong).stderr
+    assert "docs/configuration.md" not in run("check", "-c", tmp_path / "none.yaml").stderr
+
+
 def test_version() -> None:
     """--version is the package's."""
     from gateway import __version__

@@ -65,6 +65,36 @@ def test_it_keeps_running_until_it_is_stopped(tmp_path: Path, number: signal.Sig
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("option", "status"), [((), 0), (("--once",), 1)], ids=["demo", "for CI"])
+def test_it_can_be_stopped_in_the_middle_of_the_tour(tmp_path: Path, option: tuple[str, ...], status: int) -> None:
+    """Ctrl-C while requests are on their way, which a terminal sends to everything that runs in it, ends it without complaints."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "demo", *option],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "ok IAM token" in line:
+                    break
+            os.killpg(process.pid, signal.SIGINT)
+            rest = process.stdout.read()
+        finally:
+            process.kill()
+
+    assert process.returncode == status, rest
+    assert "!!" not in rest
+    assert "Traceback" not in rest
+    assert rest.endswith("Stopped.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def _use_and_stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """Read until the demo invites, send a request of our own, stop it."""
     assert process.stdout is not None

@@ -206,3 +206,11 @@ def test_wrong_header_syntax(config: Path) -> None:
 
     assert finished.returncode == 2
     assert "Content-Type: application/json" in finished.stderr
+
+
+def test_method_and_path_the_wrong_way_round(config: Path) -> None:
+    """Whoever writes the path first is told the order."""
+    finished = explain(config, "/poetry", "post")
+
+    assert finished.returncode == 2
+    assert "Write POST /poetry" in finished.stderr

@@ -69,6 +69,11 @@ UNIT = "(none switches a limit off)"
             "2:45: credentials.a.app_code: a secret is written {{env: NAME}} or {{file: PATH}}, with one of the two and nothing else",
             id="secret from both",
         ),
+        pytest.param(
+            "credentials: {a: {kind: app_code, app_code: {env:APP_CODE}}}",
+            "2:45: credentials.a.app_code: a secret is written {{env: NAME}} or {{file: PATH}}, with a space after the colon",
+            id="no space after the colon",
+        ),
         pytest.param("credentials: {a: {kind: app_code, app_code: }}", f"2:44: credentials.a.app_code: this has no value; write one, or leave the key out {UNIT}", id="secret left empty"),
         pytest.param("credentials: {a: {kind: app_code}}", "2:18: credentials.a.app_code: this key is missing", id="secret missing"),
         pytest.param(
@@ -157,6 +162,7 @@ def test_outside_routes(tmp_path: Path, text: str, expected: str) -> None:
         pytest.param("methods: ^POST", "methods: this is a list, as in [a, b]; found text", id="method as text"),
         pytest.param("limits: {body: ^12}", "limits.body: a size needs its unit, as in 12MiB; found 12", id="size without a unit"),
         pytest.param("limits: {deadline: ^40}", "limits.deadline: a duration needs its unit, as in 40s; found 40", id="duration without a unit"),
+        pytest.param("limits: {deadline: ^0}", "limits.deadline: a limit of 0 would let nothing through; none switches it off", id="zero"),
         pytest.param("limits: {deadline:^ }", "limits.deadline: this has no value; write one", id="no value"),
         pytest.param("limits: {^idel: 5s}", "limits.idel: unknown key; did you mean 'idle'?", id="unknown limit"),
         pytest.param("limits: {rate: ^5}", "limits.rate: a rate is written as 50/s", id="rate"),
@@ -283,7 +289,14 @@ def test_how_it_reads(tmp_path: Path) -> None:
             "routes: []\n", "1:9: routes: this list is empty; a gateway needs at least one route", id="empty routes"
         ),
         pytest.param(
-            "routes: {}\n", "1:9: routes: this is a list, as in [a, b]; found a mapping", id="routes as a mapping"
+            "routes: {}\n",
+            "1:9: routes: this is a list, each entry of which begins with '- '; found a mapping",
+            id="routes as a mapping",
+        ),
+        pytest.param(
+            "routes:\n  - name: a\n   path: /a\n",
+            "3:4: the indentation fits nothing above; what belongs together begins in the same column",
+            id="indentation",
         ),
         pytest.param(
             "routes: [x]\n", "1:10: routes.0: this is a mapping (key: value); found text", id="a route as text"

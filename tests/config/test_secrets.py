@@ -35,8 +35,8 @@ def test_file(tmp_path: Path, content: bytes, value: str) -> None:
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"\n", "is empty", id="only a newline"),
-        pytest.param(HIDDEN.encode() + b"\n\n", "control characters", id="two newlines"),
-        pytest.param(HIDDEN.encode() + b"\nsecond\n", "control characters", id="two lines"),
+        pytest.param(HIDDEN.encode() + b"\n\n", "more than one line", id="two newlines"),
+        pytest.param(HIDDEN.encode() + b"\nsecond\n", "more than one line", id="two lines"),
         pytest.param(HIDDEN.encode() + b"\r", "control characters", id="a bare carriage return"),
         pytest.param(HIDDEN.encode() + b"\x00", "control characters", id="NUL"),
         pytest.param(HIDDEN.encode() + b"\xc2\x85", "control characters", id="a C1 control"),
@@ -54,6 +54,33 @@ def test_bad_file(tmp_path: Path, content: bytes, message: str) -> None:
 
     assert HIDDEN not in repr(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("value", "odd"),
+    [
+        pytest.param(f'"{HIDDEN}"', "stands in quotation marks", id="quotation marks"),
+        pytest.param(f"'{HIDDEN}'", "stands in quotation marks", id="single ones"),
+        pytest.param(f" {HIDDEN}", "begins or ends with a blank", id="a blank before"),
+        pytest.param(f"{HIDDEN} ", "begins or ends with a blank", id="a blank behind"),
+        pytest.param(f"Bearer {HIDDEN}", "begins with 'Bearer '", id="the scheme as well"),
+        pytest.param(f'{HIDDEN}"', None, id="one quotation mark"),
+        pytest.param('"', None, id="nothing else"),
+        pytest.param(HIDDEN, None, id="an ordinary one"),
+    ],
+)
+def test_oddities(tmp_path: Path, value: str, odd: str | None) -> None:
+    """A secret that was probably copied with something around it is used as it is, and asked about without its value."""
+    (tmp_path / "s").write_text(value)
+    store = SecretStore()
+    store.from_file(tmp_path / "s")
+    store.from_env("API_KEY", {"API_KEY": value})
+
+    found = store.oddities()
+
+    names = (f"file {tmp_path / 's'}", "environment variable API_KEY")
+    assert found == [f"{name} {odd}: is that part of the secret?" for name in names if odd is not None]
+    assert HIDDEN not in str(found)
 
 
 def test_no_file(tmp_path: Path) -> None:

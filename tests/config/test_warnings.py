@@ -56,6 +56,13 @@ def test_warnings(tmp_path: Path, text: str, warnings: list[str]) -> None:
         assert warning.startswith(beginning)
 
 
+def test_an_odd_secret(tmp_path: Path) -> None:
+    """A secret in quotation marks, as some ways of setting a variable leave it, is used and warned about."""
+    found = loaded(tmp_path, CODE + _route(credential="code"), environ={"APP_CODE": '"hunter2"'}).warnings
+
+    assert found == ("environment variable APP_CODE stands in quotation marks: is that part of the secret?",)
+
+
 def test_a_route_nobody_may_use(tmp_path: Path) -> None:
     """A route that no caller names is unreachable, and said so."""
     text = """

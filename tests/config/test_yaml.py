@@ -125,6 +125,9 @@ def test_faults(text: str, mark: Mark, where: tuple[str, ...], message: str) -> 
         pytest.param("hunter2\n", Mark(1, 1), "the file's top is a mapping", id="text"),
         pytest.param("a:\n\tb: 1\n", Mark(2, 1), "a tab; YAML is indented with spaces", id="tab"),
         pytest.param("a: b: hunter2\n", Mark(1, 5), "a colon out of place", id="two colons"),
+        pytest.param(
+            "a:\n  - b: 1\n   c: hunter2\n", Mark(3, 4), "the indentation fits nothing above", id="indentation"
+        ),
         pytest.param("a: [1\nb: 2\n", Mark(2, 2), "this is not YAML", id="open bracket"),
         pytest.param('a: "hunter2\n', Mark(2, 1), "this is not YAML", id="open quote"),
         pytest.param("a: *hunter2\n", Mark(1, 4), "an alias (*name) without its anchor", id="unknown alias"),
@@ -210,6 +213,14 @@ def test_no_file(tmp_path: Path, name: str, message: str) -> None:
     """A path without a file at its end is told what it is."""
     with pytest.raises(Unreadable, match=message):
         read(tmp_path / name)
+
+
+def test_no_file_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path that leads nowhere says where it starts."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(Unreadable, match=f"relative to {tmp_path}"):
+        read(Path("nothing.yaml"))
 
 
 @given(st.text(alphabet=st.sampled_from("ab:-{}[]&*!|>'\"%@`#?,\n\t <~0129.xé\x00"), max_size=60))

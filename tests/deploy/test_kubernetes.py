@@ -168,7 +168,7 @@ async def run_container(
     """The container's mounts with free ports and the simulator as the world; then its configuration, pod and container."""
     pod, container = gateway_pod(documents)
     lay_out(pod, container, documents, root)
-    path = root / "etc/gateway/gateway.yaml"
+    path = root / config_path(container).lstrip("/")
     return adapt(path, root, modelarts), pod, container
 
 
@@ -231,7 +231,7 @@ async def test_changes_reach_it(modelarts: Simulator, tmp_path: Path) -> None:
     config, pod, container = await run_container(documents, modelarts, root)
     folder = tmp_path / "process"
     folder.mkdir()
-    path = root / "etc/gateway/gateway.yaml"
+    path = root / config_path(container).lstrip("/")
 
     async with as_process(path, folder) as process:
         await until_ready(process, port(config["admin"]))
@@ -427,7 +427,7 @@ async def test_the_whole_way(modelarts: Simulator, tmp_path: Path) -> None:
     pod, container = gateway_pod(documents)
     root = tmp_path / "pod"
     lay_out(pod, container, documents, root)
-    path = root / "etc/gateway/gateway.yaml"
+    path = root / config_path(container).lstrip("/")
     text = path.read_text().replace(host, urlsplit(modelarts.urls["iam"]).netloc)
     text = text.replace("/etc/gateway/", f"{root}/etc/gateway/")
     text = re.sub(r"0\.0\.0\.0:\d+", lambda _: f"127.0.0.1:{free_port()}", text).replace(
