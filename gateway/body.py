@@ -10,7 +10,7 @@ import tempfile
 from typing import IO
 
 from gateway.errors import BodyTooLarge, Overloaded
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Phase
 from gateway.inbound import BodySource
 
 _FILE_READ_BYTES = 256 * 1024
@@ -170,6 +170,8 @@ class Body:
 
     def rewind(self) -> None:
         """Start again for another attempt; only when ``replayable``."""
+        if not self.replayable:  # a body without its beginning must never go out as a whole one
+            raise RuntimeError("the body's beginning is not held any more")
         self._at = 0
         self._file_at = 0
 
@@ -234,7 +236,12 @@ class Body:
         """Hold what arrived, in memory or in the file; false when nothing has."""
         piece = self._receive(hold=True)
         if piece and self._file is None:
-            await self._budget.take_soon(len(piece))
+            if self._budget.has_room(len(piece)):
+                self._budget.take(len(piece))
+            else:
+                self._exchange.phase = Phase.HOLDING
+                await self._budget.take_soon(len(piece))
+                self._exchange.phase = Phase.CREDENTIAL
             self._hold(piece)
         return bool(piece)
 

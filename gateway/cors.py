@@ -36,6 +36,23 @@ def check_origin(route: Route, origin: bytes) -> None:
     )
 
 
+def check_fetch_site(route: Route, site: bytes) -> None:
+    """Refuse what a page of another site made a browser fetch without an ``Origin``: ``<img>``, ``<script>``, links, forms.
+
+    ``site`` is ``Sec-Fetch-Site`` (Fetch Metadata Request Headers): ``none`` is a person at the address bar.
+
+    Raises:
+        OriginNotAllowed: another site, and the route is not open to all of them.
+    """
+    if site in {b"none", b"same-origin"} or (route.cors is not None and "*" in route.cors.origins):
+        return
+    raise OriginNotAllowed(
+        f"Another site's page made this request, without naming its Origin: route '{route.name}' serves pages only by "
+        "cors.origins.",
+        setting="cors.origins",
+    )
+
+
 def answer_lines(route: Route, origin: bytes | None) -> Lines:
     """What every answer of a CORS route carries, our own errors included; ``origin`` has been checked."""
     cors = route.cors

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
@@ -38,13 +38,21 @@ class Moment:
 class Phase:
     """What an exchange is doing; it decides what a passed limit means. Whole numbers in the order of a request's life."""
 
-    RECEIVING: Final = 0  # reading the caller's body, nothing sent yet
+    HOLDING: Final = 0  # waiting for memory to hold the caller's body
     CREDENTIAL: Final = 1  # waiting for a credential
     CONNECTING: Final = 2  # waiting for an upstream connection
     SENDING: Final = 3  # request body under way
     WAITING: Final = 4  # request sent, no response head yet
     ANSWERING: Final = 5  # response under way
     TUNNEL: Final = 6  # after a WebSocket handshake
+
+
+class Ear(Protocol):
+    """Listens to an answer's body as it passes by."""
+
+    def hear(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Exchange:
@@ -70,13 +78,15 @@ class Exchange:
     first_byte_limit_seconds = math.inf
     sent_at = 0.0
     head_sent = False
-    phase: int = Phase.RECEIVING
+    phase: int = Phase.CREDENTIAL
     deadline = math.inf
     deadline_setting = "limits.deadline"
     idle_seconds = math.inf
     moved = False  # body bytes moved since the last sweep
     waits_for_caller = False  # the next thing needed is body bytes from the caller
+    ear: Ear | None = None  # of an answer from 400 up
     counted = False  # in_flight counted
+    repeated = False  # sent again after an answer that may be tried again once
     expired: "GatewayError | None" = None  # why the sweep ended the story
     story: "asyncio.Task[None] | None" = None
 

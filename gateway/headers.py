@@ -77,6 +77,7 @@ _NOTED_REQUEST = frozenset(
         b"origin",
         b"access-control-request-headers",
         b"access-control-request-method",
+        b"sec-fetch-site",
         b"sec-websocket-key",
         b"sec-websocket-version",
     }

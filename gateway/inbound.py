@@ -6,6 +6,7 @@ Two small protocols. The door that makes them can be replaced without touching t
 import asyncio
 from typing import NamedTuple, Protocol
 
+from gateway.errors import GatewayError
 from gateway.exchange import Moment
 from gateway.wire.heads import RequestHead
 
@@ -50,6 +51,7 @@ class Inbound(Protocol):
     peer: Peer
     arrived: float  # the instant at which the head was complete
     story: "asyncio.Task[None] | None"  # the task that this request's story runs in
+    refusal: GatewayError | None  # the door's reason not to serve it
 
     @property
     def body(self) -> BodySource: ...

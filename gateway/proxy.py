@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway import cors, retry
+from gateway import cors, limits, retry
 from gateway.admission import Admission, Gate, verdict
 from gateway.body import Body, Budget
 from gateway.callers import Callers
@@ -19,14 +19,9 @@ from gateway.credentials.base import Credential
 from gateway.deadline import Deadline
 from gateway.errors import (
     REASONS,
-    BadRequest,
-    CredentialUnavailable,
-    DeadlineExceeded,
     GatewayError,
     Internal,
     Loop,
-    RequestTimeout,
-    UpstreamTimeout,
     UpstreamUnreachable,
     error_body,
     error_fields,
@@ -35,7 +30,7 @@ from gateway.exchange import Exchange, Phase
 from gateway.headers import field_line
 from gateway.inbound import Answer, Inbound, Lines
 from gateway.outbound import Outbound, prepare
-from gateway.refusals import classify
+from gateway.refusals import Refusal
 from gateway.routes import Limits, Match, Route, RouteTable, check_method
 from gateway.upstream import Attempt, Upstream
 from gateway.wire.heads import RequestHead, ResponseHead
@@ -43,9 +38,6 @@ from gateway.wire.heads import RequestHead, ResponseHead
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-# How much of an error body that passes by is looked at to classify it.
-_CLASSIFIED_BYTES = 4096
 
 
 class Observer(Protocol):
@@ -125,6 +117,8 @@ class Proxy:
     async def _forward(self, inbound: Inbound, answer: Answer, exchange: Exchange) -> None:
         site, head = self.site, inbound.head
         noted = head.fields.noted
+        if inbound.refusal is not None:
+            raise inbound.refusal  # 503
         if head.method == "OPTIONS" and cors.is_preflight(head):
             self._answer_preflight(site, head, answer, exchange)  # 400, 403, 404
             return
@@ -135,6 +129,8 @@ class Proxy:
         origin = noted.get(b"origin")
         if origin is not None:
             cors.check_origin(route, origin)  # 403
+        elif b"sec-fetch-site" in noted:
+            cors.check_fetch_site(route, noted[b"sec-fetch-site"])  # 403
         check_method(route, head.method)  # 405
         if caller is not None:
             site.callers.check(caller, route.name)  # 403
@@ -164,6 +160,8 @@ class Proxy:
             failed = error
             raise
         finally:
+            if exchange.ear is not None:
+                exchange.ear.close()
             if body is not None:
                 body.close()
             if ticket:
@@ -186,12 +184,14 @@ class Proxy:
         upstream, credential = place.upstream, place.credential
         while True:
             exchange.attempts += 1
+            exchange.waits_for_caller = False
             outbound = prepare(inbound.head, match, body, exchange.request_id, self._via)  # 400
             outbound.clock_skew_seconds = upstream.clock_skew_seconds
             exchange.phase = Phase.CREDENTIAL
             await credential.authorize(outbound, deadline)  # 503, 413, 408
             attempt: Attempt | None = None
-            reason: str | None
+            passed_on = failed = False
+            beginning, reason = b"", None
             try:
                 attempt = await upstream.send(outbound, exchange)  # 502, 504
                 response = await attempt.headed(answer)  # 502, 413, 400
@@ -199,26 +199,22 @@ class Proxy:
                     if credential.signs:
                         place.clock.heard(response)
                     credential.accepted(outbound)
-                    return attempt, response, b""
-                beginning, reason = await self._refused(attempt, response, outbound, exchange, place, deadline)
-                if reason is None:
+                else:
+                    beginning, reason = await self._refused(attempt, response, outbound, exchange, place, deadline)
+                passed_on = reason is None
+                if passed_on:
                     return attempt, response, beginning
             except UpstreamUnreachable as error:
-                may = retry.may_send_again(error, exchange, outbound, self._now()) and place.gate.take_retry()
-                if not may:
-                    if attempt is not None:
-                        upstream.release(attempt)
+                if not (retry.may_send_again(error, exchange, outbound, self._now()) and place.gate.take_retry()):
                     raise
-                await retry.pause()
-                reason = "reset" if error.sent else "connect"
-            except BaseException:
-                if attempt is not None:
+                failed, reason = True, "reset" if error.sent else "connect"
+            finally:
+                if attempt is not None and not passed_on:
                     upstream.release(attempt)
-                raise
-            if attempt is not None:
-                upstream.release(attempt)
+            if failed:
+                await retry.pause()
             body.rewind()
-            self._observer.retried(exchange.route, reason)
+            self._observer.retried(exchange.route, reason or "")
 
     async def _refused(
         self,
@@ -230,25 +226,39 @@ class Proxy:
         deadline: Deadline,
     ) -> tuple[bytes, str | None]:
         """An answer from 400 up: what was read of its body, and why to send the request once more, if at all."""
+        credential = place.credential
         exchange.upstream_status = response.status
-        look = retry.may_look(exchange, outbound, response)
-        beginning = await retry.peek(attempt, exchange) if look else attempt.take()
-        refusal = classify(response.status, beginning[:_CLASSIFIED_BYTES], response.fields.noted.get(b"server", b""))
+        if not retry.must_look(exchange, outbound, response, credential):
+            exchange.ear = retry.Ear(  # listens as the body passes by
+                response, lambda refusal: self._hear(refusal, outbound, exchange, place, deadline)
+            )
+            return attempt.take(), None
+        beginning = await retry.peek(attempt, exchange, self._now())
+        refusal = retry.refusal_of(response, beginning)
         if refusal is None:
             return beginning, None
+        if not retry.may_retry(exchange, outbound):  # looking on may have cost the body its beginning
+            self._hear(refusal, outbound, exchange, place, deadline)
+            return beginning, None
         exchange.upstream_class = refusal.label
-        corrected = place.credential.signs and place.clock.corrected(outbound, response, beginning)
-        if look:
-            return beginning, await retry.reason_to_retry(
-                place.credential,
-                outbound,
-                refusal,
-                deadline,
-                clock_corrected=corrected,
-                take_retry=place.gate.take_retry,
-            )
-        self._tell(place.credential.refused(outbound, refusal, deadline))
-        return beginning, None
+        corrected = credential.signs and place.clock.corrected(outbound, refusal, response, beginning)
+        return beginning, await retry.reason_to_retry(
+            credential,
+            outbound,
+            refusal,
+            deadline,
+            exchange,
+            clock_corrected=corrected,
+            take_retry=place.gate.take_retry,
+        )
+
+    def _hear(
+        self, refusal: Refusal | None, outbound: Outbound, exchange: Exchange, place: Place, deadline: Deadline
+    ) -> None:
+        """Let metrics and the credential know of a refusal that is passed on."""
+        if refusal is not None:
+            exchange.upstream_class = refusal.label
+            self._tell(place.credential.refused(outbound, refusal, deadline))
 
     async def _relay(
         self,
@@ -263,9 +273,12 @@ class Proxy:
         answer.head(response.status, response.reason, lines, response.content_length, bodiless=response.bodiless)
         exchange.status = response.status
         data = beginning or attempt.take()
+        ear = exchange.ear
         while True:
             if data:
                 answer.chunk(data)
+                if ear is not None:
+                    ear.hear(data)
                 exchange.moved = True
                 exchange.response_bytes += len(data)
             if attempt.ended:
@@ -287,7 +300,7 @@ class Proxy:
         exchange.status, exchange.head_sent, exchange.phase = 101, True, Phase.TUNNEL
         exchange.deadline = float("inf")  # from here on silence counts, not duration
         while True:
-            inward = attempt.take()
+            inward = attempt.take() if answer.writable else b""
             if inward:
                 exchange.response_bytes += len(inward)
                 tunnel.write(inward)
@@ -300,8 +313,6 @@ class Proxy:
             if attempt.ended or tunnel.ended:
                 break
             await exchange.moment.wait()
-            while not answer.writable and not tunnel.ended:
-                await exchange.moment.wait()
         answer.end()
 
     # The steps
@@ -312,7 +323,8 @@ class Proxy:
         exchange.route = match.route.name
         cors.check_origin(match.route, head.fields.noted[b"origin"])
         lines = cors.preflight_lines(match.route, head)
-        lines.append(b"X-Gateway-Request-Id: " + exchange.request_id.encode())
+        request_id = exchange.request_id.encode()
+        lines += [b"X-Gateway-Request-Id: " + request_id, b"X-Request-Id: " + request_id]
         answer.head(204, b"No Content", lines, None, bodiless=True)
         exchange.status, exchange.head_sent = 204, True
         answer.end()
@@ -322,18 +334,18 @@ class Proxy:
         if via is not None and self._via_name in via:
             raise Loop("The request has been through this gateway already: an upstream leads back here.")
 
-    def _begin_deadline(self, limits: Limits, inbound: Inbound, exchange: Exchange) -> Deadline:
+    def _begin_deadline(self, bounds: Limits, inbound: Inbound, exchange: Exchange) -> Deadline:
         """One instant for everything: the route's, or the caller's where that is sooner."""
-        deadline = Deadline.after(limits.deadline_seconds, inbound.arrived)
-        wished = _wished_seconds(inbound.head.fields.noted)
+        deadline = Deadline.after(bounds.deadline_seconds, inbound.arrived)
+        wished = limits.wished_seconds(inbound.head.fields.noted)
         if wished is not None and inbound.arrived + wished < deadline.instant:
             deadline = Deadline.after(wished, inbound.arrived, "X-Request-Timeout")
             exchange.deadline_setting = "X-Request-Timeout"
         exchange.deadline = deadline.instant
-        if limits.idle_seconds is not None:
-            exchange.idle_seconds = limits.idle_seconds
-        if limits.first_byte_seconds is not None:
-            exchange.first_byte_limit_seconds = limits.first_byte_seconds
+        if bounds.idle_seconds is not None:
+            exchange.idle_seconds = bounds.idle_seconds
+        if bounds.first_byte_seconds is not None:
+            exchange.first_byte_limit_seconds = bounds.first_byte_seconds
         return deadline
 
     def _open_body(self, route: Route, inbound: Inbound, exchange: Exchange) -> Body:
@@ -440,76 +452,9 @@ class Proxy:
     def sweep(self, now: float) -> None:
         """Ten times a second: end what has passed a limit. One sweep costs less than a timer for each request."""
         for exchange in self._live:
-            if now >= exchange.deadline:
-                exchange.expire(self._late(exchange))
-            elif exchange.phase == Phase.WAITING:
-                exchange.idle_since = now
-                if now - exchange.sent_at >= exchange.first_byte_limit_seconds:
-                    exchange.expire(
-                        UpstreamTimeout(
-                            "The upstream did not begin its answer in time "
-                            f"(limits.first_byte of route '{exchange.route}').",
-                            setting="limits.first_byte",
-                        )
-                    )
-            elif exchange.moved or not self._flows(exchange):
-                exchange.moved = False
-                exchange.idle_since = now
-            elif now - exchange.idle_since >= exchange.idle_seconds:
-                exchange.expire(self._silent(exchange))
-
-    @staticmethod
-    def _flows(exchange: Exchange) -> bool:
-        """A body is under way, so that silence counts."""
-        return exchange.waits_for_caller or exchange.phase >= Phase.SENDING
-
-    @staticmethod
-    def _late(exchange: Exchange) -> GatewayError:
-        """Whose fault it is that the deadline passed."""
-        where = f"({exchange.deadline_setting} of route '{exchange.route}')"
-        if exchange.waits_for_caller:
-            return RequestTimeout(
-                f"The request body was still arriving when the deadline passed {where}.",
-                setting=exchange.deadline_setting,
-            )
-        if exchange.phase == Phase.CREDENTIAL:
-            return CredentialUnavailable(
-                f"No usable credential before the deadline {where}.",
-                setting=exchange.deadline_setting,
-                retry_after_seconds=1,
-            )
-        connecting = exchange.phase == Phase.CONNECTING
-        return DeadlineExceeded(
-            f"The deadline passed before the answer was complete {where}.",
-            setting=exchange.deadline_setting,
-            proxy_status="connection_timeout" if connecting else None,
-        )
-
-    @staticmethod
-    def _silent(exchange: Exchange) -> GatewayError:
-        where = f"(limits.idle of route '{exchange.route}')"
-        if exchange.waits_for_caller:
-            return RequestTimeout(f"The request body stopped arriving {where}.", setting="limits.idle")
-        return UpstreamTimeout(f"The body stopped flowing {where}.", setting="limits.idle")
-
-
-def _wished_seconds(noted: Mapping[bytes, bytes]) -> float | None:
-    """How long the caller wants to wait: ``X-Request-Timeout`` in seconds, or Envoy's field in milliseconds.
-
-    Raises:
-        BadRequest: it is there and is no number.
-    """
-    wished = noted.get(b"x-request-timeout")
-    if wished is not None:
-        if _SECONDS.fullmatch(wished) is None:
-            raise BadRequest("X-Request-Timeout is a number of seconds, as 2.5.", setting="X-Request-Timeout")
-        return float(wished)
-    wished = noted.get(b"x-envoy-expected-rq-timeout-ms")
-    if wished is not None:
-        if _SECONDS.fullmatch(wished) is None:
-            raise BadRequest("x-envoy-expected-rq-timeout-ms is a number of milliseconds.", setting="X-Request-Timeout")
-        return float(wished) / 1000
-    return None
+            error = limits.passed(exchange, now)
+            if error is not None:
+                exchange.expire(error)
 
 
 def _place_of(error: BaseException) -> str:

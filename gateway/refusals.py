@@ -3,6 +3,12 @@
 Rows come from the vendor's tables (APIG "Error Codes", ModelArts "Error Codes" and "Troubleshooting" of both inference
 generations, MaaS "Error Codes") and from error texts quoted in public. Codes decide; texts, which the vendor says may
 change, only where one code has several meanings.
+
+Callers can make a model say almost anything: error answers quote their input (FastAPI, vLLM), and some services answer
+with the very JSON they were sent. So a code counts only under a known key of a whole JSON object, and something is done
+about a credential that others share, or the request sent again, only where the refusal is ``certain``. For credentials
+that takes status 401: the model's own errors about input have others, and a service that answers 401 with its caller's
+JSON was programmed to do so by its owner, who is trusted that far.
 """
 
 import calendar
@@ -12,10 +18,11 @@ import time
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-# An error body is a few hundred bytes; what is beyond this says nothing more.
-_LOOKED_AT_BYTES = 8192
+# An error body is a few hundred bytes, one of a refused signature repeats the request's path and query besides. What is
+# longer is no whole object, and says nothing.
+_LOOKED_AT_BYTES = 16 * 1024
 
 
 class Retry(StrEnum):
@@ -32,7 +39,9 @@ class Refusal:
     """An upstream's refusal, classified. It holds no text of the upstream's, and is safe to log.
 
     ``refresh``: a new token may cure it (kinds that have one; others have nothing to renew). ``code`` is
-    normalised, ``""`` when none was found.
+    normalised, ``""`` when none was found. ``certain``: the answer came whole, with the status that goes with its code
+    (401 where it is about credentials; for ``model_error`` any other), so it cannot be a caller's words repeated by the
+    model. Whoever holds a key, drops a token or believes a time asks for it; otherwise ``refresh`` and ``retry`` say no.
     """
 
     status: int
@@ -41,6 +50,7 @@ class Refusal:
     refresh: bool
     retry: Retry
     label: str
+    certain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +61,9 @@ class _Row:
     label: str
     retry: Retry = Retry.NO
 
-    def refusal(self, status: int, code: str, *, certain: bool = True) -> Refusal:
+    def refusal(self, status: int, code: str, *, certain: bool) -> Refusal:
         retry = self.retry if certain else Retry.NO
-        return Refusal(status, code, self.refusal_class, retry is Retry.AFTER_REFRESH, retry, self.label)
+        return Refusal(status, code, self.refusal_class, retry is Retry.AFTER_REFRESH, retry, self.label, certain)
 
 
 def _row(
@@ -186,10 +196,21 @@ _OTHER = _row(0, "unknown", "upstream_other")
 _LABELS = tuple(sorted({row.label for rows in _TABLE.values() for row in rows} | {_MODEL_ERROR.label, _OTHER.label}))
 
 _CODE = re.compile(r"(?:APIGW?|APIC|ModelArts|CF2|MR)\.[A-Za-z0-9]{1,16}")
-# For bodies that are cut off or not JSON: the first code after a key that holds codes, else the first code at all.
-_KEYED_CODE = re.compile(r'"(?:error_code|code|erno)"\s*:\s*"(' + _CODE.pattern + ')"')
-_KEYED_MESSAGE = re.compile(r'"(?:error_msg|message|msg)"\s*:\s*"((?:[^"\\]|\\.)*)')
-_SERVER_TIME = re.compile(r"signature expired.{0,200}?server time:\s*([0-9]{8}T[0-9]{6})Z", re.IGNORECASE | re.DOTALL)
+_CODE_KEYS = ("error_code", "code", "erno")
+_MESSAGE_KEYS = ("error_msg", "message", "msg")
+_EVENT_STREAM = ("data:", "event:", ":", "id:")
+_EVENT_LINE_END = re.compile(r"\r\n|\n|\r")
+_SERVER_TIME = re.compile(
+    r"signature expired.{0,200}?server time:\s{0,4}([0-9]{8}T[0-9]{6})Z", re.IGNORECASE | re.DOTALL
+)
+
+
+class _Error(NamedTuple):
+    """What an error object says; ``agreed`` when every code in it is the same one."""
+
+    code: str  # normalised, "" for none
+    message: str
+    agreed: bool
 
 
 def labels() -> tuple[str, ...]:
@@ -200,30 +221,35 @@ def labels() -> tuple[str, ...]:
 def classify(status: int, body: bytes, server: bytes = b"") -> Refusal | None:
     """What an answer of this status and this (beginning of a) body means; None when it is no refusal.
 
-    ``server`` is the answer's Server field. Under a status below 400 only an error in the first event of an event
-    stream counts, as some model services send it after 200; its row is then found by code alone.
+    ``server`` is the answer's Server field. A body that is cut off, or longer than 16 KiB, has no code. Under a status
+    below 400 only an error in the first event of an event stream counts, as some model services send it after 200; its
+    row is then found by code alone, and it is never certain.
     """
     text = _text(body)
-    if status < 400:
-        if not text.startswith(("data:", "event:", ":", "id:")):
-            return None
-        event = _first_event(text)
-        code, message = _code_and_message(event)
-        if code is None and '"error"' not in event:
-            return None
-        return _find(status, code, message, event) if code else _MODEL_ERROR.refusal(status, "")
-    if text.startswith(("data:", "event:")):
+    streamed = text.startswith(_EVENT_STREAM)
+    if status < 400 and not streamed:
+        return None
+    if streamed:
         text = _first_event(text)
-    code, message = _code_and_message(text)
-    if code is None:
-        own = _parsed(text) is not None or server.strip().lower() == b"modelarts"
-        return (_MODEL_ERROR if own else _OTHER).refusal(status, "")
-    return _find(status, code, message, text)
+    error = _error(text)
+    if error is not None and error.code and not error.code.startswith("MR."):
+        return _find(status, error, text, believed=error.agreed)
+    if status < 400:
+        told = '"error"' in text or (error is not None and error.code)
+        return _MODEL_ERROR.refusal(status, "", certain=False) if told else None
+    if error is None and server.strip().lower() != b"modelarts":
+        return _OTHER.refusal(status, "", certain=False)
+    # 401 may be the platform's in the words of a gateway's owner: it does not prove that the request came through.
+    return _MODEL_ERROR.refusal(status, "" if error is None else error.code, certain=status != 401)
 
 
 def server_time(body: bytes) -> float | None:
-    """The upstream's clock, as Unix time, from the text of a refusal that says ``signature expired``."""
-    found = _SERVER_TIME.search(_text(body))
+    """The upstream's clock, as Unix time, from the message of a refusal that says ``signature expired``.
+
+    To be believed only where ``classify`` says of the same answer that it is ``auth_clock``, and ``certain``.
+    """
+    error = _error(_text(body))
+    found = _SERVER_TIME.search(error.message) if error is not None else None
     if found is None:
         return None
     try:
@@ -232,57 +258,41 @@ def server_time(body: bytes) -> float | None:
         return None
 
 
-def _find(status: int, code: str, message: str, text: str) -> Refusal:
-    if code.startswith("MR."):
-        return _MODEL_ERROR.refusal(status, code)
-    rows = _TABLE.get(code)
+def _find(status: int, error: _Error, text: str, *, believed: bool) -> Refusal:
+    rows = _TABLE.get(error.code)
     if rows is None:
-        return _OTHER.refusal(status, code)
-    haystack = (message or text).lower()
+        return _OTHER.refusal(status, error.code, certain=False)
+    haystack = (error.message or text).lower()
     for row in rows:
         if row.status in (status, 0) and row.fragment in haystack:
-            return row.refusal(status, code)
-    # Owners of custom gateways may change the status: the meaning still counts, but nothing is renewed or
-    # sent again on the strength of it.
+            # Models answer 400 and 403 to what is in a body, so these prove nothing about a credential, although a
+            # few rows have them.
+            possible = row.status == status and (status == 401 or not row.refusal_class.startswith("auth_"))
+            return row.refusal(status, error.code, certain=believed and possible)
+    # Owners of custom gateways may change the status: the meaning still has its label, but nothing is done on the
+    # strength of it.
     telling = [row for row in rows if row.fragment and row.fragment in haystack]
     general = [row for row in rows if not row.fragment]
     if not telling and len({row.label for row in general}) == 1:
         telling = general
-    return (telling[0] if telling else _OTHER).refusal(status, code, certain=False)
+    return (telling[0] if telling else _OTHER).refusal(status, error.code, certain=False)
 
 
-def _code_and_message(text: str) -> tuple[str | None, str]:
-    """The normalised code and the message of an error text in any of the known shapes."""
+def _error(text: str) -> _Error | None:
+    """A whole JSON object's code and message in any of the known shapes; None where it is no whole object."""
     members = _parsed(text)
-    if members is not None:
-        inner = members.get("error")
-        places = (members, inner) if isinstance(inner, dict) else (members,)
-        code = _first(places, ("error_code", "code", "erno"), only=_CODE)
-        return _normal(code), _first(places, ("error_msg", "message", "msg")) or ""
-    found = _KEYED_CODE.search(text)
-    code = found.group(1) if found is not None else None
-    if code is None:
-        anywhere = _CODE.search(text)
-        code = anywhere.group() if anywhere is not None else None
-    message = _KEYED_MESSAGE.search(text)
-    return _normal(code), message.group(1) if message is not None else ""
-
-
-def _first(
-    places: tuple[dict[str, Any], ...], keys: tuple[str, ...], only: re.Pattern[str] | None = None
-) -> str | None:
-    for place in places:
-        for key in keys:
-            value = place.get(key)
-            if isinstance(value, str) and (only is None or only.fullmatch(value)):
-                return value
-    return None
-
-
-def _normal(code: str | None) -> str | None:
-    """APIGW. (cloud services' own gateways) and APIC. (ROMA) are APIG's codes under other names."""
-    if code is None:
+    if members is None:
         return None
+    inner = members.get("error")
+    places = (members, inner) if isinstance(inner, dict) else (members,)
+    codes = [value for place in places for key in _CODE_KEYS if isinstance(value := place.get(key), str)]
+    code = next((value for value in codes if _CODE.fullmatch(value)), "")
+    messages = (value for place in places for key in _MESSAGE_KEYS if isinstance(value := place.get(key), str))
+    return _Error(_normal(code), next(messages, ""), len(set(codes)) <= 1)
+
+
+def _normal(code: str) -> str:
+    """APIGW. (cloud services' own gateways) and APIC. (ROMA) are APIG's codes under other names."""
     family, _, number = code.partition(".")
     return f"APIG.{number}" if family in ("APIGW", "APIC") else code
 
@@ -291,16 +301,24 @@ def _parsed(text: str) -> dict[str, Any] | None:  # Any: whatever an upstream pu
     if not text.startswith("{"):
         return None
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+def _unrepeated(members: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: as above
+    """A name that stands twice may have been broken out of a string that was not escaped; readers take either of them."""
+    unrepeated = dict(members)
+    if len(unrepeated) != len(members):
+        raise ValueError("a name stands twice")
+    return unrepeated
+
+
 def _first_event(text: str) -> str:
     """The data of the first event of an event stream (WHATWG HTML, "Parsing an event stream")."""
     data: list[str] = []
-    for line in text.splitlines():
+    for line in _EVENT_LINE_END.split(text):  # splitlines() would break at what a caller may put into a string
         if line.startswith("data:"):
             data.append(line[5:].strip())
         elif not line and data:

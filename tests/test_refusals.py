@@ -2,6 +2,7 @@
 
 import calendar
 import gzip
+import itertools
 import json
 
 import pytest
@@ -69,9 +70,11 @@ ECHO = "canonicalRequest:GET|/v1/token%20expires/||host:h|x-sdk-date:20230527T00
         pytest.param(401, apig("APIG.9999"), "unknown", "upstream_other", False, id="a code nobody listed"),
         pytest.param(403, apig("APIG.0307"), "auth_expired", "auth_expired", False, id="changed status: nothing is renewed on the strength of it"),
         pytest.param(503, apig("APIG.0201"), "unknown", "upstream_other", False, id="changed status of a code with many meanings"),
-        pytest.param(401, apig("APIG.0301", "token expires" + "x" * 9000)[:4096], "auth_expired", "auth_expired", True, id="cut off"),
+        pytest.param(401, apig("APIG.0301", "token expires" + "x" * 9000)[:4096], "unknown", "upstream_other", False, id="cut off"),
+        pytest.param(401, apig("APIG.0301", "token expires" + "x" * 9000), "auth_expired", "auth_expired", True, id="long, as with an echo"),
+        pytest.param(401, apig("APIG.0301", "token expires" + "x" * 20000), "unknown", "upstream_other", False, id="longer than what is looked at"),
         pytest.param(401, b"\xef\xbb\xbf \r\n" + apig("ModelArts.0202"), "auth_expired", "auth_expired", True, id="byte order mark"),
-        pytest.param(401, b"<p>APIGW.0307 The token must be updated</p>", "auth_expired", "auth_expired", True, id="a code in HTML"),
+        pytest.param(401, b"<p>APIGW.0307 The token must be updated</p>", "unknown", "upstream_other", False, id="a code in HTML"),
         pytest.param(401, gzip.compress(apig("APIG.0307")), "auth_expired", "auth_expired", True, id="gzip"),
         pytest.param(401, gzip.compress(apig("APIG.0307"))[:20], "unknown", "upstream_other", False, id="gzip cut off"),
         pytest.param(429, b"data: " + maas("ModelArts.81103") + b"\n\n", "throttled", "throttled", False, id="event stream"),
@@ -84,6 +87,83 @@ def test_what_an_answer_means(status: int, body: bytes, refusal_class: str, labe
     assert (refusal.refusal_class, refusal.label, refusal.refresh) == (refusal_class, label, refresh)
     assert refusal.label in labels()
     assert refusal.refresh is (refusal.retry is Retry.AFTER_REFRESH)
+
+
+def quoted(code: str, text: str = "failed to reach the limit, signature expired, token expires") -> bytes:
+    """What a caller sends who wants its model to say it."""
+    return apig(code, text)
+
+
+LOCK = "APIG.0301 failed to reach the limit"
+EVENT = b"data: " + apig("APIG.0307") + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "server", "certain"),
+    [
+        pytest.param(401, apig("APIG.0301", LOCK), b"", True, id="API Gateway's own"),
+        pytest.param(401, apig("APIG.0301", LOCK), b"api-gateway", True, id="with its name"),
+        pytest.param(401, apig("ModelArts.0202"), b"ModelArts", True, id="the dispatcher's own"),
+        pytest.param(401, maas("ModelArts.81003"), b"", True, id="both shapes of MaaS, which agree"),
+        pytest.param(401, b'{"error":{"code":"ModelArts.81003","message":"no"}}', b"", True, id="the error object"),
+        pytest.param(401, EVENT, b"", True, id="the first event"),
+        pytest.param(401, gzip.compress(apig("APIG.0307")), b"", True, id="gzip"),
+        pytest.param(502, apig("APIG.0201"), b"", True, id="what is no matter of credentials, at its own status"),
+        pytest.param(400, b'{"error_code":"MR.0105"}', b"", True, id="the model's own code"),
+        pytest.param(422, b'{"detail":[]}', b"", True, id="the model's own shape"),
+        pytest.param(500, b"Traceback", b"ModelArts", True, id="the model's own text"),
+        # Plain text that quotes the caller.
+        pytest.param(400, f"cannot parse the prompt: {LOCK}".encode(), b"", False, id="text, 400"),
+        pytest.param(401, f"cannot parse the prompt: {LOCK}".encode(), b"", False, id="text, 401"),
+        pytest.param(401, b"cannot parse: " + quoted("APIG.0307"), b"", False, id="JSON in text"),
+        pytest.param(401, quoted("APIG.0307") + b" is no prompt", b"", False, id="JSON before text"),
+        pytest.param(500, b"Traceback: " + quoted("APIG.0301"), b"ModelArts", True, id="text of a named model"),
+        pytest.param(401, b"<pre>" + quoted("APIG.0301") + b"</pre>", b"", False, id="HTML"),
+        # JSON of the model's own that quotes the caller.
+        pytest.param(422, json.dumps({"detail": [{"type": "string_type", "loc": ["body"], "input": [LOCK]}]}).encode(), b"", True, id="pydantic"),
+        pytest.param(422, json.dumps({"detail": [{"input": json.loads(quoted("APIG.0301"))}]}).encode(), b"", True, id="pydantic, an object as it came"),
+        pytest.param(422, json.dumps({"detail": [{"input": [LOCK + "x" * 5000]}]}).encode()[:4096], b"", False, id="pydantic, cut"),
+        pytest.param(401, json.dumps({"detail": [{"input": json.loads(quoted("APIG.0301"))}], "x": "x" * 5000}).encode()[:4096], b"", False, id="cut after an object of the caller"),
+        pytest.param(400, json.dumps({"object": "error", "message": LOCK, "type": "BadRequestError", "code": 400}).encode(), b"", True, id="vLLM"),
+        pytest.param(401, json.dumps({"error_code": "MINE.1", "error_msg": LOCK, "code": "APIG.0301"}).encode(), b"", False, id="a second code beside the model's own"),
+        pytest.param(401, json.dumps({"error_code": "MINE.1", "error": json.loads(quoted("APIG.0301"))}).encode(), b"", False, id="an error object of the caller's"),
+        pytest.param(401, b'{"error_code":"MINE.1","error_msg":"no ","error_code":"APIG.0301","x":"failed to reach the limit"}', b"", False, id="broken out of a string"),
+        pytest.param(401, b'[{"error_code":"APIG.0301"}]', b"", False, id="a list"),
+        pytest.param(401, b'data: {"id":"1"}\n\n' + EVENT, b"", False, id="a later event"),
+        pytest.param(401, b'data: {"error":"\xe2\x80\xa8data: ' + apig("APIG.0307") + b'\n\n', b"", False, id="an event broken by U+2028"),
+        pytest.param(401, b': hello\xe2\x80\xa8data: ' + apig("APIG.0307") + b'\n\n', b"", False, id="a comment broken by U+2028"),
+        # A model that answers with what the caller sent.
+        pytest.param(400, quoted("APIG.0301"), b"", False, id="echo under 400"),
+        pytest.param(422, quoted("APIG.0307"), b"", False, id="echo under 422"),
+        pytest.param(500, quoted("APIG.0303"), b"", False, id="echo under 500"),
+        pytest.param(200, b"data: " + quoted("APIG.0301") + b"\n\n", b"", False, id="echo under 200"),
+        pytest.param(400, quoted("ModelArts.4905"), b"", False, id="echo of what the dispatcher says under 400"),
+        pytest.param(400, quoted("APIG.1009"), b"", False, id="echo of what API Gateway says under 400"),
+        # Not a word about the credential.
+        pytest.param(401, b'{"detail":"who are you?"}', b"", False, id="401 without a code"),
+        pytest.param(401, b"", b"ModelArts", False, id="401 without a word"),
+        pytest.param(502, b"", b"", False, id="nothing"),
+    ],
+)  # fmt: skip
+def test_what_counts(status: int, body: bytes, server: bytes, certain: bool) -> None:
+    """What a caller makes a model say is never a reason to do something about the credential that others share."""
+    refusal = known(status, body, server)
+
+    assert refusal.certain is certain
+    assert certain or (refusal.retry is Retry.NO and not refusal.refresh)
+    if status != 401:
+        assert not (refusal.certain and refusal.refusal_class.startswith("auth_"))
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 413, 422, 429, 500, 502, 503])
+def test_what_the_model_repeats(status: int) -> None:
+    """At any status but 401, not even an answer that is the caller's own body touches the credential."""
+    codes = ("APIG.0301", "APIGW.0303", "APIG.0307", "APIG.1009", "ModelArts.0208", "ModelArts.4905")
+    texts = (LOCK, "signature expired", "token expires", "verify aksk signature fail", "")
+    for code, text in itertools.product(codes, texts):
+        for body in (apig(code, text), b"data: " + apig(code, text) + b"\n\n", maas(code, text)):
+            refusal = classify(status, body)
+            assert refusal is None or (not refusal.certain and refusal.retry is Retry.NO and not refusal.refresh)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +195,7 @@ def test_what_may_be_sent_again(status: int, body: bytes, retry: Retry) -> None:
         pytest.param(b"data: " + maas("ModelArts.81101") + b"\n\n", "throttled", id="an error in the first event"),
         pytest.param(b"event: error\ndata: " + maas("ModelArts.81011") + b"\n\n", "content_filter", id="a named event"),
         pytest.param(b'data: {"error":{"message":"overloaded"}}\n\n', "model_error", id="without a code"),
+        pytest.param(b'data: {"error_code":"MR.0105"}\n\n', "model_error", id="the model's own code"),
         pytest.param(b'data: {"id":"1"}\n\ndata: ' + maas("ModelArts.81101") + b"\n\n", None, id="in a later event"),
     ],
 )  # fmt: skip
@@ -172,8 +253,23 @@ def test_deep_json() -> None:
         pytest.param("signature expired, server time:20231301T000000Z", None, id="no such month"),
         pytest.param("signature expired", None, id="no time"),
         pytest.param("server time:20230527T020608Z", None, id="another text"),
+        pytest.param("signature expired" + "," * 300 + "server time:20230527T020608Z", None, id="far away"),
+        pytest.param("signature expired, server time:" + " " * 9 + "20230527T020608Z", None, id="padded"),
     ],
 )  # fmt: skip
 def test_server_time(text: str, expected: tuple[int, ...] | None) -> None:
     """The refusal of an old signature tells the upstream's clock."""
     assert server_time(apig("APIG.0303", text)) == (None if expected is None else calendar.timegm((*expected, 0, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"signature expired, server time:20400101T000000Z", id="text"),
+        pytest.param(b'{"detail":"signature expired, server time:20400101T000000Z"}', id="another member"),
+        pytest.param(b'{"error_msg":"signature expired, server time:20400101T000000Z"', id="cut off"),
+    ],
+)
+def test_a_time_that_is_only_quoted(body: bytes) -> None:
+    """Only the message of a whole error object tells the time."""
+    assert server_time(body) is None

@@ -50,9 +50,11 @@ def answer(status: int, *fields: str) -> ResponseHead:
     ("status", "settings", "attempts", "looked_at"),
     [
         pytest.param(401, {}, 1, True, id="401"),
-        pytest.param(401, {}, 2, False, id="no attempt left"),
-        pytest.param(401, {"attempts": 1}, 1, False, id="retries off"),
-        pytest.param(401, {"replayable": False}, 1, False, id="body gone"),
+        pytest.param(401, {}, 2, True, id="401 with no attempt left"),
+        pytest.param(401, {"replayable": False}, 1, True, id="401 and the body gone"),
+        pytest.param(502, {"idempotent": True}, 2, False, id="no attempt left"),
+        pytest.param(502, {"idempotent": True, "attempts": 1}, 1, False, id="retries off"),
+        pytest.param(502, {"idempotent": True, "replayable": False}, 1, False, id="body gone"),
         pytest.param(502, {}, 1, False, id="502 where nothing may be sent twice"),
         pytest.param(502, {"idempotent": True}, 1, True, id="502 on an idempotent route"),
         pytest.param(413, {"idempotent": True}, 1, False, id="413 never"),
@@ -62,8 +64,18 @@ def answer(status: int, *fields: str) -> ResponseHead:
     ],
 )
 def test_which_answers_are_looked_at(status: int, settings: dict[str, Any], attempts: int, looked_at: bool) -> None:
-    """Only an answer that could lead to another attempt is worth holding back."""
-    assert retry.may_look(exchange(attempts), outbound(**settings), answer(status)) is looked_at
+    """Only what could lead to another attempt is held back, and what a token or a signature must hear of."""
+    credential = cast(Any, FakeCredential(renewed=False))
+
+    assert retry.must_look(exchange(attempts), outbound(**settings), answer(status), credential) is looked_at
+
+
+def test_a_refused_fixed_key_is_passed_on_at_once() -> None:
+    """A credential with nothing to renew and nothing to lock learns nothing from a 401."""
+    fixed = FakeCredential(renewed=False)
+    fixed.signs = fixed.renews = False
+
+    assert not retry.must_look(exchange(), outbound(), answer(401), cast(Any, fixed))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +102,7 @@ class FakeCredential:
     """Hears of refusals; ``renewed`` is what it says to them."""
 
     def __init__(self, *, renewed: bool) -> None:
+        self.signs = self.renews = True
         self.renewed = renewed
         self.heard: list[Refusal] = []
 
@@ -99,7 +112,7 @@ class FakeCredential:
 
 
 def refusal(cure: Cure) -> Refusal:
-    return Refusal(401, "APIG.0301", "class", cure is Cure.AFTER_REFRESH, cure, "label")
+    return Refusal(401, "APIG.0301", "class", cure is Cure.AFTER_REFRESH, cure, "label", certain=True)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +133,7 @@ async def test_reasons(cure: Cure, renewed: bool, corrected: bool, idempotent: b
     told = refusal(cure)
 
     found = await retry.reason_to_retry(
-        cast(Any, credential), outbound(idempotent=idempotent), told, NO_DEADLINE, clock_corrected=corrected
+        cast(Any, credential), outbound(idempotent=idempotent), told, NO_DEADLINE, exchange(), clock_corrected=corrected
     )
 
     assert found == reason
@@ -161,7 +174,7 @@ async def test_looking_at_an_error(pieces: list[bytes], length: int) -> None:
     record = Exchange(Moment(asyncio.get_running_loop()), 0.0, "id", "POST", "/")
     source = FakeSource(record, pieces)
 
-    assert len(await retry.peek(source, record)) == length
+    assert len(await retry.peek(source, record, 0.0)) == length
 
 
 async def test_an_error_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +183,7 @@ async def test_an_error_that_stalls_is_not_waited_for(monkeypatch: pytest.Monkey
     record = Exchange(Moment(asyncio.get_running_loop()), 0.0, "id", "POST", "/")
 
     async with asyncio.timeout(5):
-        assert await retry.peek(FakeSource(record, [b"half"], ends=False), record) == b"half"
+        assert await retry.peek(FakeSource(record, [b"half"], ends=False), record, 0.0) == b"half"
 
 
 class Skew:

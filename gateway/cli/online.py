@@ -26,6 +26,16 @@ _SKEW_SECONDS = 60.0
 # A region as it stands in hosts and project names: cn-north-4, ap-southeast-1, eu-west-101.
 _REGION = re.compile(r"(?<![a-z0-9])([a-z]{2}-[a-z]+-[0-9]{1,3})(?![0-9])")
 
+# What to look at where no connection came about, by RFC 9209's names.
+_LOOK_AT = {
+    "dns_error": "Is the host spelled right, and does this machine resolve public names? (connection.address dials an address)",
+    "connection_refused": "Do host and port stand there as they should, and does something listen?",
+    "connection_timeout": "Does a firewall or network policy let this machine out, or only through a proxy (connection.proxy)?",
+    "destination_ip_unroutable": "Does a firewall or network policy let this machine out, or only through a proxy (connection.proxy)?",
+    "tls_certificate_error": "A private authority belongs into connection.ca; the certificate has to name the URL's host",
+    "tls_protocol_error": "Is it an http port behind an https URL?",
+}
+
 # Where a ModelArts service is known to be, by the form of its path. Other upstreams are prefixes, such as MaaS's host alone, and an
 # API gateway says of the prefix itself that there is no such API.
 _SERVICE = re.compile(r"/infers?/[^/]+")
@@ -111,7 +121,8 @@ async def _upstream(routes: list["Route"]) -> Finding:
         context = tls_context(route.connection) if route.upstream.scheme == "https" else None
         connection = await dial(route.upstream, route.connection, context, limit, route.name)
     except GatewayError as error:
-        return Finding(what, ok=False, message=error.message)
+        look_at = _LOOK_AT.get(error.proxy_status, "")
+        return Finding(what, ok=False, message=f"{error.message} {look_at}".rstrip())
     if connection.transport is not None:
         connection.transport.abort()
     kind = "TLS connection" if context is not None else "connection"

@@ -146,6 +146,7 @@ class AkSkSignature(Signature):
                 secrets=secrets,
                 what="key",
             )
+            self.renews = True
         super().__init__(
             name,
             settings,
@@ -176,7 +177,9 @@ class AkSkSignature(Signature):
         """True when temporary keys were refused and there are others now, which one refusal a minute may bring about."""
         await super().refused(outbound, refusal, deadline)
         refresher, used = self._refresher, self._token
-        if refresher is None or used is None or refusal.refusal_class not in ("auth_expired", "auth_invalid"):
+        if not refusal.certain or refresher is None or used is None:
+            return False
+        if refusal.refusal_class not in ("auth_expired", "auth_invalid"):
             return False
         current = refresher.token()
         if current is None or current.value == used.value:

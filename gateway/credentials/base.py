@@ -61,6 +61,8 @@ class Credential(ABC):
     # Header names this kind writes. All of them are dropped from every caller (gateway.headers), tested by the contract test.
     owned_headers: ClassVar[frozenset[str]]
     signs: ClassVar[bool] = False  # path and query leave in canonical form
+    # ``refused`` may answer True; set by instances where it depends on the settings, so no ClassVar.
+    renews: bool = False
 
     def __init__(self, name: str, settings: CredentialSettings, services: Services) -> None:
         self.name = name
@@ -88,7 +90,8 @@ class Credential(ABC):
     async def refused(self, outbound: Outbound, refusal: Refusal, deadline: Deadline) -> bool:
         """The upstream refused ``outbound``, with this credential in its fields.
 
-        True when another attempt may succeed: a new token is there. Never raises; may wait until ``deadline``.
+        True when another attempt may succeed: a new token is there; never where ``renews`` is false. Never raises; may
+        wait until ``deadline``. A refusal that is not ``certain`` may be a caller's own words: nothing is done about it.
         """
         return False
 

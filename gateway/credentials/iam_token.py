@@ -60,6 +60,7 @@ class IamToken(Credential):
     """``X-Auth-Token``, obtained at start, renewed in the background, replaced when an upstream says that it died."""
 
     kind = "iam_token"
+    renews = True
     owned_headers = frozenset({"X-Auth-Token"})
 
     class Settings(CredentialSettings):
@@ -130,7 +131,7 @@ class IamToken(Credential):
 
     async def refused(self, outbound: Outbound, refusal: Refusal, deadline: Deadline) -> bool:
         sent = next((value for name, value in outbound.fields if name == b"X-Auth-Token"), None)
-        if not refusal.refresh or sent is None or _owner_mismatch(outbound, refusal):
+        if not (refusal.certain and refusal.refresh) or sent is None or _owner_mismatch(outbound, refusal):
             return False
         expired = refusal.refusal_class == "auth_expired"
         current = self._refresher.token()

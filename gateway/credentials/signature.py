@@ -87,7 +87,12 @@ class Signature(Credential):
         fields.append((b"Authorization", authorization.encode()))
 
     async def refused(self, outbound: Outbound, refusal: Refusal, deadline: Deadline) -> bool:
-        """Never True: another signature with the same key would only bring the lock-out nearer."""
+        """Never True: another signature with the same key would only bring the lock-out nearer.
+
+        What is not certain holds, counts and clears nothing: a caller could make a model say it, to hold the key for all.
+        """
+        if not refusal.certain:
+            return False
         self._notice_rotation()
         if refusal.refusal_class == "auth_locked":
             why = "the upstream has locked this key after too many bad signatures"

@@ -60,6 +60,7 @@ class CallerConnection(asyncio.Protocol):
         self._asked = False
         self._closing_at: float | None = None  # lingering: read and drop until then
         self._since = time.monotonic()  # of the current idle time or head
+        self._head_began = False
         self._requests = 0
         self._unsent = 0  # bytes of a complete answer that wait for the caller, when last looked at
         self.writable = True
@@ -70,6 +71,7 @@ class CallerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
+        self._tls = transport.get_extra_info("sslcontext") is not None
         tcp.no_delay(transport)
         self._peer = _peer(transport)
         self._listener.connections.add(self)
@@ -84,8 +86,10 @@ class CallerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing_at is not None:
             return
-        if self._inbound is None and not self._buffer:
-            self._since = time.monotonic()  # a head begins
+        if self._inbound is None and not self._head_began:
+            self._head_began = True
+            if self._requests:  # a new connection owes its first head from its beginning
+                self._since = time.monotonic()
         if self._tunnel is not None:
             self._tunnel.arrived.append(data)
             self._pause_reading()  # until taken
@@ -112,6 +116,9 @@ class CallerConnection(asyncio.Protocol):
             # of its answer and then closes: those that are only done sending say so right behind their request.
             self._leave()
             return False
+        if self._tls:
+            self._leave()  # asyncio's TLS has no half-closed connections
+            return False
         self._half_closed_at = time.monotonic()
         return True  # keep our side open: the caller may be waiting for its answer
 
@@ -132,6 +139,8 @@ class CallerConnection(asyncio.Protocol):
         if self._answer is not None:
             self._answer.writable = True
         self._wake()
+        if self._inbound is None and self._closing_at is None:
+            self._go_on()
 
     # What a request's parts ask for
 
@@ -161,9 +170,18 @@ class CallerConnection(asyncio.Protocol):
             self._finish(linger=not received)
             return
         self._since = time.monotonic()
+        self._head_began = False
+        if self.writable:
+            self._go_on()
+        else:
+            self._pause_reading()  # whoever does not read its answers gets no further ones
+
+    def _go_on(self) -> None:
+        """To the next request, of which something may have been read already."""
         if self.paused:
             self.resume_reading()
         if self._buffer:
+            self._head_began = True
             self._next_request()
 
     def cut(self, *, hard: bool) -> None:
@@ -239,14 +257,13 @@ class CallerConnection(asyncio.Protocol):
         self.minor = head.minor
         self.keep_alive = head.keep_alive
         self._requests += 1
-        if self._listener.refusing and self._requests > 1:
-            self._refuse(
-                Draining("The gateway is stopping; send the request again, on a new connection.", retry_after_seconds=1)
-            )
-            return
         moment = Moment(self._loop)
         body = CallerBody(self, head, moment)
         self._inbound = inbound = CallerInbound(head, body, self._peer, time.monotonic())
+        if self._listener.refusing and self._requests > 1:
+            inbound.refusal = Draining(
+                "The gateway is stopping; send the request again, on a new connection.", retry_after_seconds=1
+            )
         self._answer = answer = CallerAnswer(self)
         if rest:
             self._buffer = rest if body.received else body.feed(rest)
@@ -330,10 +347,13 @@ class CallerConnection(asyncio.Protocol):
 
     def _sweep_idle(self, now: float, bounds: Bounds) -> None:
         waited = now - self._since
+        if not self.writable:
+            if waited > _UNSENT_SECONDS:
+                self.abort()  # it has not read its last answer, and wants more
         # A new connection owes a head from its start; a kept one from the head's first byte.
-        if self._listener.refusing and not self._buffer and waited > _FIRST_REQUEST_SECONDS:
+        elif self._listener.refusing and not self._buffer and waited > _FIRST_REQUEST_SECONDS:
             self._finish(linger=False)
-        elif self._buffer or not self._requests:
+        elif self._head_began or not self._requests:
             if bounds.head_seconds is not None and waited > bounds.head_seconds:
                 if self._buffer:
                     self._refuse(
@@ -375,7 +395,7 @@ class CallerConnection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Listening has ended. A new connection is left a moment: its first request may be on the way."""
-        if self._inbound is None and self._requests:
+        if self._inbound is None and self._requests and not self._buffer:
             self._finish(linger=False)
 
     def abort(self) -> None:

@@ -48,7 +48,10 @@ class Listener:
         own = sock.dup()
         # asyncio takes its backlog for the number of connections to accept in one go as well, and goes through all of
         # it, an error logged each time, when no file descriptor is left. So it gets a small one, the kernel a large one.
-        server = await self.loop.create_server(self.connection, sock=sock, ssl=tls, backlog=_AT_ONCE)
+        handshake_seconds = None if tls is None else self.bounds.head_seconds
+        server = await self.loop.create_server(
+            self.connection, sock=sock, ssl=tls, backlog=_AT_ONCE, ssl_handshake_timeout=handshake_seconds
+        )
         own.listen(_BACKLOG)
         self._servers[server] = (own, tls)
         return server

@@ -108,7 +108,7 @@ class CallerBody:
 class CallerInbound:
     """One request (``inbound.Inbound``)."""
 
-    __slots__ = ("arrived", "body", "head", "peer", "story")
+    __slots__ = ("arrived", "body", "head", "peer", "refusal", "story")
 
     def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float) -> None:
         self.head = head
@@ -116,3 +116,4 @@ class CallerInbound:
         self.peer = peer
         self.arrived = arrived
         self.story: asyncio.Task[None] | None = None
+        self.refusal: GatewayError | None = None

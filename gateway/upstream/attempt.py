@@ -20,7 +20,7 @@ class Attempt:
     slow upload and back-pressure in both directions need no second task.
     """
 
-    __slots__ = ("_body", "_chunked", "_connection", "_exchange", "_released", "_uploaded", "clock")
+    __slots__ = ("_body", "_chunked", "_connection", "_exchange", "_uploaded", "clock", "released")
 
     def __init__(
         self, connection: UpstreamConnection, outbound: Outbound, exchange: Exchange, clock: Callable[[], float]
@@ -30,7 +30,7 @@ class Attempt:
         self._exchange = exchange
         self._uploaded = False
         self._chunked = False
-        self._released = False
+        self.released = False
         self.clock = clock
 
     def begin(self, outbound: Outbound) -> None:
@@ -144,9 +144,9 @@ class Attempt:
 
     def release(self) -> UpstreamConnection | None:
         """End the attempt: the connection when another request may follow on it, else None and it is closed."""
-        if self._released:
+        if self.released:
             return None
-        self._released = True
+        self.released = True
         connection = self._connection
         if self._uploaded and connection.reusable:
             connection.rest()

@@ -1,6 +1,7 @@
 """One connection to an upstream, one request at a time; what it says is read strictly or not at all."""
 
 import asyncio
+import contextlib
 import ssl
 from typing import cast
 
@@ -25,6 +26,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.writable = True
         self.closed = False
+        self._tls: ssl.SSLObject | None = None
+        self._close_notify = False
         self.opened_at = 0.0
         self.idle_since = 0.0
         self.requests = 0
@@ -114,8 +117,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def tls_session(self) -> ssl.SSLSession | None:
         """What a further connection may resume; None without TLS or without a ticket."""
-        found = None if self.transport is None else self.transport.get_extra_info("ssl_object")
-        session: ssl.SSLSession | None = None if found is None else found.session
+        session = None if self._tls is None else self._tls.session
         return session if session is not None and session.has_ticket else None
 
     def alive(self) -> bool:
@@ -128,6 +130,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
+        self._tls = transport.get_extra_info("ssl_object")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
@@ -149,13 +152,18 @@ class UpstreamConnection(asyncio.Protocol):
                     proxy_status="connection_terminated",
                     sent=True,
                 )
-        elif self.head.until_close and error is None:
+        elif self.head.until_close and error is None and (self._tls is None or self._close_notify):
             self.ended = True
         else:
             self._broken("The upstream's response body was broken off.", "http_response_incomplete")
         self._wake()
 
     def eof_received(self) -> bool | None:
+        # Without a close_notify, anybody on the way may have ended the stream (RFC 9112 section 9.8). uvloop calls this
+        # only after one, asyncio after a bare FIN as well; behind one the TLS object reads as ended, else as waiting.
+        if self._tls is not None:
+            with contextlib.suppress(ssl.SSLError):
+                self._close_notify = self._tls.read(1) == b""
         return None  # close: an upstream that stopped sending has nothing more for us
 
     def pause_writing(self) -> None:
@@ -201,7 +209,7 @@ class UpstreamConnection(asyncio.Protocol):
                     raise HeadError("the response head is over 128 KiB")
                 if not b"HTTP/1.".startswith(buffer[:7]):
                     raise HeadError("the status line is malformed")
-                if b"\n\n" in buffer or b"\n\r\n" in buffer.replace(b"\r\n", b""):
+                if buffer.count(b"\n") != buffer.count(b"\r\n"):
                     raise HeadError("a line of the head does not end in CR LF")
                 self._scanned = max(0, len(buffer) - 3)
                 self._buffer = buffer

@@ -2,18 +2,24 @@
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 import time
 
-from gateway.errors import Overloaded, UpstreamFailed, UpstreamProtocolError, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import Overloaded, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from gateway.exchange import Moment
 from gateway.routes import Connection, UpstreamUrl
 from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.resolve import Address, Resolver
 
 # RFC 8305 section 8: the next address is tried when the one before has been silent this long.
 _NEXT_ADDRESS_SECONDS = 0.25
 _PROXY_HEAD_BYTES = 16 * 1024
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+# One for the process: what is bounded is its threads, and what is asked for is the same whoever asks.
+_resolver = Resolver()
 
 
 class ResumingContext(ssl.SSLContext):
@@ -53,7 +59,7 @@ async def dial(
     """Connect, through the proxy if there is one, and shake hands, all within ``timeout_seconds``.
 
     Raises:
-        UpstreamUnreachable: DNS, refused, TLS; nothing was sent.
+        UpstreamUnreachable: DNS, refused, lost, TLS; nothing was sent.
         UpstreamTimeout: ``limits.connect`` passed.
         Overloaded: this process has no file descriptors left.
     """
@@ -81,19 +87,10 @@ async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContex
             ssl=context,
             server_hostname=url.host if context is not None else None,
         )
-    except ssl.SSLCertVerificationError as error:
-        raise _unreachable(
-            "The upstream's TLS certificate is not valid for its name or not signed by a known CA (connection.ca).",
-            "tls_certificate_error",
-        ) from error
-    except ssl.SSLError as error:
-        raise _unreachable("The TLS handshake with the upstream failed.", "tls_protocol_error") from error
-    except ConnectionError as error:
-        raise _unreachable(
-            "The upstream closed the connection while it was being opened.", "connection_terminated"
-        ) from error
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError):
+            raise _lost(error) from error
         raise
     protocol.opened_at = time.monotonic()
     return protocol
@@ -101,12 +98,11 @@ async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContex
 
 async def _connect(host: str, port: int) -> socket.socket:
     """A connected socket to the first address that answers (RFC 8305, without the waiting for AAAA)."""
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
+        found = await _resolver.resolve(host, port)
+    except (OSError, ValueError) as error:
         raise _unreachable("The upstream's name could not be resolved.", "dns_error") from error
-    addresses = _interleave([(family, address) for family, _, _, _, address in found])
+    addresses = _interleave(found)
     if len(addresses) == 1:
         try:
             return await _connect_one(*addresses[0])
@@ -115,7 +111,7 @@ async def _connect(host: str, port: int) -> socket.socket:
     return await _race(addresses)
 
 
-def _interleave(addresses: list[tuple[int, tuple[object, ...]]]) -> list[tuple[int, tuple[object, ...]]]:
+def _interleave(addresses: list[Address]) -> list[Address]:
     """Families in turn, the resolver's order kept within each (RFC 8305 section 4)."""
     first = [address for address in addresses if address[0] == addresses[0][0]]
     second = [address for address in addresses if address[0] != addresses[0][0]]
@@ -129,18 +125,38 @@ def _interleave(addresses: list[tuple[int, tuple[object, ...]]]) -> list[tuple[i
 
 
 async def _connect_one(family: int, address: tuple[object, ...]) -> socket.socket:
+    """A socket connected to one address.
+
+    Not ``loop.sock_connect``: uvloop's resolves addresses in the threads that resolve names, and waits for those.
+    """
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, address)
+        code = sock.connect_ex(address)
+        if code in {errno.EINPROGRESS, errno.EINTR}:  # under way
+            await _writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-async def _race(addresses: list[tuple[int, tuple[object, ...]]]) -> socket.socket:
+async def _writable(sock: socket.socket) -> None:
+    """Until connecting has succeeded or failed."""
+    loop = asyncio.get_running_loop()
+    moment = Moment(loop)
+    loop.add_writer(sock, moment.wake)
+    try:
+        await moment.wait()
+    finally:
+        loop.remove_writer(sock)
+
+
+async def _race(addresses: list[Address]) -> socket.socket:
     """Try the addresses, each a little after the one before or at once when it failed; the first to connect wins."""
     waiting = list(addresses)
     running: set[asyncio.Task[socket.socket]] = set()
@@ -206,8 +222,18 @@ def _refused(error: OSError) -> UpstreamFailed | Overloaded:
     return _unreachable("The upstream refused the connection.", "connection_refused")
 
 
+def _lost(error: OSError) -> UpstreamUnreachable:
+    """What became of a connection between TCP's handshake and the end of TLS's."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _unreachable(
+            "The upstream's TLS certificate is not valid for its name or not signed by a known CA (connection.ca).",
+            "tls_certificate_error",
+        )
+    if isinstance(error, ssl.SSLError):
+        return _unreachable("The TLS handshake with the upstream failed.", "tls_protocol_error")
+    # Closed, reset, timed out by the kernel, or its network gone.
+    return _unreachable("The connection to the upstream was lost while it was being opened.", "connection_terminated")
+
+
 def _unreachable(message: str, proxy_status: str) -> UpstreamUnreachable:
     return UpstreamUnreachable(message, proxy_status=proxy_status, sent=False)
-
-
-__all__ = ["UpstreamProtocolError", "dial", "tls_context"]

@@ -61,7 +61,12 @@ class Upstream:
         return attempt
 
     def release(self, attempt: Attempt) -> None:
-        """The attempt is over, however it ended: its connection is kept if another request may follow."""
+        """The attempt is over, however it ended: its connection is kept if another request may follow.
+
+        Releasing it once more changes nothing.
+        """
+        if attempt.released:
+            return
         self.busy -= 1
         connection = attempt.release()
         if connection is None:
@@ -78,10 +83,12 @@ class Upstream:
             self._idle.popleft().close()
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle for long; the oldest stand first."""
+        """Close what has been idle for long, and forget what the upstream has closed, so that ``idle`` is true."""
         idle = self._idle
-        while idle and (idle[0].closed or now - idle[0].idle_since > _IDLE_SECONDS):
+        while idle and now - idle[0].idle_since > _IDLE_SECONDS:  # the oldest stand first
             idle.popleft().close()
+        if any(connection.closed for connection in idle):
+            self._idle = deque(connection for connection in idle if not connection.closed)
 
     def close(self) -> None:
         while self._idle:

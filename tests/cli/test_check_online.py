@@ -139,6 +139,24 @@ async def test_addresses(
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("http://127.0.0.1:1/v1/infers/x", ("refused", "host and port"), id="nobody listens"),
+        pytest.param("https://{here}/v1/infers/x", ("TLS", "an http port behind an https URL"), id="http behind https"),
+    ],
+)
+async def test_no_connection(modelarts: Simulator, tmp_path: Path, url: str, says: tuple[str, ...]) -> None:
+    """An upstream that cannot be reached: what happened, and what to look at."""
+    modelarts.urls["away"] = url.format(here=modelarts.urls["iam"].removeprefix("http://"))
+
+    status, text = await checked(modelarts, tmp_path, AKSK, "away")
+
+    assert status == 1
+    for words in says:
+        assert words in text
+
+
 async def test_an_upstream_that_is_a_host_alone(modelarts: Simulator, tmp_path: Path) -> None:
     """MaaS as a prefix for all its paths fits an API key, and no other kind."""
     status, text = await checked(modelarts, tmp_path, API_KEY, "maas")

@@ -111,9 +111,10 @@ def outbound(body: FakeBody | None = None, route: str = "poetry", **changes: Any
     return Outbound(**(values | changes))
 
 
-def refusal(refusal_class: str, code: str = "APIG.0301", status: int = 401) -> Refusal:
+def refusal(refusal_class: str, code: str = "APIG.0301", status: int = 401, *, certain: bool = True) -> Refusal:
     refresh = refusal_class in ("auth_expired", "auth_invalid")
-    return Refusal(status, code, refusal_class, refresh, Retry.AFTER_REFRESH if refresh else Retry.NO, refusal_class)
+    retry = Retry.AFTER_REFRESH if refresh else Retry.NO
+    return Refusal(status, code, refusal_class, refresh, retry, refusal_class, certain)
 
 
 def added(request: Outbound) -> dict[str, str]:

@@ -147,3 +147,33 @@ def test_says_its_kind(kind: str) -> None:
 async def test_close_without_start(kind: str) -> None:
     """A credential that was never started can be closed, as ``check`` does."""
     await made(kind, Clock()).close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_only_what_renews_says_that_another_attempt_may_help(kind: str) -> None:
+    """Where a kind does not renew, nobody needs to look into a refusal before it is passed on."""
+    credential = started(kind, Clock())
+    request = outbound()
+    await credential.authorize(request, NO_DEADLINE)
+
+    cured = await credential.refused(request, refusal("auth_expired"), Deadline(0.0))
+    await credential.close()
+
+    assert credential.renews is (kind == "iam_token")
+    assert credential.renews or not cured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_not_certain_changes_nothing(kind: str) -> None:
+    """A refusal that may be a caller's own words leaves every credential as it was."""
+    credential = started(kind, Clock())
+    request = outbound()
+    await credential.authorize(request, NO_DEADLINE)
+    before = credential.state()
+
+    for refusal_class in ("auth_expired", "auth_invalid", "auth_signature", "auth_locked", "auth_clock", "model_error"):
+        for _ in range(5):
+            assert not await credential.refused(request, refusal(refusal_class, certain=False), NO_DEADLINE)
+
+    assert credential.state() == before
+    await credential.close()

@@ -11,6 +11,7 @@ from gateway.credentials.iam_token import IamToken
 from gateway.credentials.token import FetchFailed, Token
 from gateway.errors import CredentialUnavailable
 from gateway.outbound import Outbound
+from gateway.refusals import classify
 
 from .fakes import NO_DEADLINE, Clock, added, outbound, refusal, services
 
@@ -180,6 +181,35 @@ async def test_an_invalid_token(house: House) -> None:
 async def test_refusals_that_no_token_cures(house: House, refusal_class: str, code: str, path: str) -> None:
     """What is not the token's age is passed on."""
     assert not await house.refused(await house.sent(path=path), refusal_class, code)
+
+    assert house.fetched == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(401, b"cannot parse: APIG.0307", id="text under 401"),
+        pytest.param(401, b'{"error_msg":"APIG.0307', id="cut off"),
+        pytest.param(400, b'{"error_code":"APIG.0307"}', id="an echo"),
+        pytest.param(401, b'{"detail":[{"input":{"error_code":"APIG.0307"}}]}', id="pydantic"),
+    ],
+)
+async def test_a_model_that_quotes_its_caller(house: House, status: int, body: bytes) -> None:
+    """What one caller makes a model say drops no token that others use."""
+    found = classify(status, body)
+    assert found is not None
+
+    assert not await house.credential.refused(await house.sent(), found, NO_DEADLINE)
+
+    assert house.fetched == 1
+    assert added(await house.sent()) == {"X-Auth-Token": "t1"}
+
+
+async def test_what_is_not_certain(house: House) -> None:
+    """It fetches nothing, whatever else it says."""
+    found = refusal("auth_expired", certain=False)
+
+    assert not await house.credential.refused(await house.sent(), found, NO_DEADLINE)
 
     assert house.fetched == 1
 

@@ -1,6 +1,7 @@
 """The two kinds that sign: what is covered, how bodies enter, and when a key is held back."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from gateway.credentials.aksk_signature import AkSkSignature
 from gateway.credentials.app_signature import AppSignature
 from gateway.errors import CredentialUnavailable
 from gateway.outbound import Outbound
+from gateway.refusals import classify
 from gateway.secret import Secret
 
 from .fakes import NO_DEADLINE, START, Clock, FakeBody, added, outbound, refusal, services
@@ -18,12 +20,12 @@ from .fakes import NO_DEADLINE, START, Clock, FakeBody, added, outbound, refusal
 ENVIRON = {"KEY": "the-key", "SECRET": "the-secret", "TOKEN": "the-token"}
 
 
-def app_signature(clock: Clock, payload: str = "auto") -> AppSignature:
+def app_signature(clock: Clock, payload: str = "auto", **more: Any) -> AppSignature:
     settings = AppSignature.Settings.model_validate(
         {"kind": "app_signature", "app_key": {"env": "KEY"}, "app_secret": {"env": "SECRET"}, "payload": payload},
         context={"environ": ENVIRON, "secrets": SecretStore()},
     )
-    return AppSignature("mine", settings, services(clock))
+    return AppSignature("mine", settings, services(clock, **more))
 
 
 def secret_of(credential: AppSignature) -> Secret:
@@ -183,6 +185,58 @@ async def test_refused_signatures_in_a_row() -> None:
 
     with pytest.raises(CredentialUnavailable, match="in a row"):
         await credential.authorize(outbound(), NO_DEADLINE)
+
+
+LOCK = b"APIG.0301 failed to reach the limit"
+WHOLE = b'{"error_code":"APIG.0301","error_msg":"failed to reach the limit"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(400, b"cannot parse the prompt: " + LOCK, id="text"),
+        pytest.param(401, b"cannot parse the prompt: " + LOCK, id="text under 401"),
+        pytest.param(422, b'{"detail":[{"loc":["body","prompt"],"input":["' + LOCK + b'"]}]}', id="pydantic"),
+        pytest.param(422, (b'{"detail":[{"input":["' + LOCK + b"x" * 5000)[:4096], id="pydantic, cut"),
+        pytest.param(400, b'{"error_code":"MR.0105","error_msg":"' + LOCK + b'"}', id="the model's own code"),
+        pytest.param(400, WHOLE, id="an echo"),
+        pytest.param(500, b'{"error_code":"APIG.0303","error_msg":"verify signature fail"}', id="an echo, signature"),
+        pytest.param(400, b'{"error_code":"ModelArts.4905","error_msg":"x"}', id="an echo of a documented 400"),
+        pytest.param(200, b"data: " + WHOLE + b"\n\n", id="an event"),
+    ],
+)
+async def test_a_model_that_quotes_its_caller(status: int, body: bytes) -> None:
+    """What one caller makes a model say holds the key for nobody, however often."""
+    spread: list[str] = []
+    credential = app_signature(Clock(), spread=lambda name, what, why: spread.append(what))
+    found = classify(status, body)
+    assert found is not None
+
+    for _ in range(8):
+        await credential.refused(outbound(), found, NO_DEADLINE)
+
+    await credential.authorize(outbound(), NO_DEADLINE)
+    assert credential.state().usable
+    assert credential.state().last_error is None
+    assert spread == []
+
+
+@pytest.mark.parametrize(
+    "refusal_class", ["auth_locked", "auth_signature", "auth_invalid", "auth_expired", "auth_clock", "model_error"]
+)
+async def test_what_is_not_certain(refusal_class: str) -> None:
+    """It holds nothing, counts for nothing, and clears nothing that was counted."""
+    credential = app_signature(Clock())
+    for _ in range(3):
+        await credential.refused(outbound(), refusal("auth_signature"), NO_DEADLINE)
+    before = credential.state()
+
+    for _ in range(8):
+        await credential.refused(outbound(), refusal(refusal_class, certain=False), NO_DEADLINE)
+
+    assert credential.state() == before
+    await credential.refused(outbound(), refusal("auth_signature"), NO_DEADLINE)
+    assert not credential.state().usable
 
 
 async def test_a_changed_secret_lifts_the_hold() -> None:

@@ -425,6 +425,8 @@ async def test_refused_keys_are_replaced_once_a_minute(tmp_path: Path) -> None:
     request, after = outbound(), outbound()
     await credential.authorize(request, NO_DEADLINE)
 
+    assert not await credential.refused(request, refusal("auth_expired", certain=False), NO_DEADLINE)
+    assert fetched == 1
     assert await credential.refused(request, refusal("auth_invalid"), NO_DEADLINE)
     await credential.authorize(after, NO_DEADLINE)
     assert not await credential.refused(after, refusal("auth_invalid"), NO_DEADLINE)
@@ -434,3 +436,14 @@ async def test_refused_keys_are_replaced_once_a_minute(tmp_path: Path) -> None:
 
     assert "Access=AK2," in added(after)["Authorization"]
     assert fetched == 3
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_whether_a_refusal_can_be_cured(tmp_path: Path, way: str) -> None:
+    """Only what is obtained from somewhere could be another one after a refusal."""
+    kind = credentials.kinds()[WAYS[way]["kind"]]
+    settings = kind.Settings.model_validate(WAYS[way], context=context(tmp_path))
+
+    credential = credentials.create("mine", settings, services(Clock()))
+
+    assert credential.renews is (WAYS[way]["kind"] == "iam_token" or WAYS[way].get("from") in ("metadata", "pod"))

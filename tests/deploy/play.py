@@ -6,6 +6,7 @@ makes `curl` of them, which the image has not) are asked from outside, Secrets a
 """
 
 import argparse
+import base64
 import json
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def main() -> int:
         path = Path(folder) / "pods.yaml"
         path.write_text(yaml.safe_dump_all(playable(documents, arguments.image)))
         for secret in of_kind(documents, "Secret"):
-            run(podman, "secret", "create", secret["metadata"]["name"], "-", given=json.dumps(secret))
+            run(podman, "secret", "create", secret["metadata"]["name"], "-", given=as_given(podman, secret))
         try:
             run(podman, "kube", "play", "--network=host", str(path))
             return look(podman, documents)
@@ -44,6 +45,13 @@ def main() -> int:
             for kind, what in (("Secret", "secret"), ("Secret", "volume"), ("ConfigMap", "volume")):
                 for document in of_kind(documents, kind):  # podman would keep both, and play yesterday's content
                     run(podman, what, "rm", document["metadata"]["name"], check=False)
+
+
+def as_given(podman: list[str], secret: Manifest) -> str:
+    """The Secret as `podman secret create` is given it: Debian 12's podman mounts its values without decoding them."""
+    if " 4.3." in run(podman, "--version"):
+        secret = {**secret, "data": {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}}
+    return json.dumps(secret)
 
 
 def playable(documents: list[Manifest], image: str) -> list[Manifest]:

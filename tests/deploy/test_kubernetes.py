@@ -4,6 +4,7 @@ import asyncio
 import copy
 import ipaddress
 import re
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -221,6 +222,27 @@ async def test_probes_answer(documents: list[Manifest], modelarts: Simulator, tm
     assert "livenessProbe" in probes
     assert {name: answer.status for name, answer in answers.items()} == dict.fromkeys(probes, 200)
     assert {port_of(container, get["port"]) for get in probes.values()} == {written_admin}
+
+
+async def test_requests_go_through(documents: list[Manifest], modelarts: Simulator, tmp_path: Path) -> None:
+    """A request comes back answered; where callers are listed over HTTPS, with a caller's token only."""
+    root = tmp_path / "pod"
+    config, _, container = await run_container(documents, modelarts, root)
+    folder = tmp_path / "process"
+    folder.mkdir()
+    tls, fields = None, {}
+    if "callers" in config:
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        fields = {"Authorization": "Bearer the-research"}
+
+    async with as_process(root / config_path(container).lstrip("/"), folder) as process:
+        await until_ready(process, port(config["admin"]))
+        answered = await ask(port(config["listen"]), "GET", "/maas/v1/models", fields, tls=tls)
+        unknown = await ask(port(config["listen"]), "GET", "/maas/v1/models", tls=tls)
+
+    assert answered.status == 200, answered.body
+    assert unknown.status == (401 if fields else 200)
 
 
 async def test_changes_reach_it(modelarts: Simulator, tmp_path: Path) -> None:

@@ -176,7 +176,11 @@ def _pair(
 
 def _is_repeated(one: Seen, other: Seen) -> bool:
     """By the id alone two requests of a caller that chose one id twice would be taken for attempts of one."""
-    return (one.request_id, one.read.method, one.read.target) == (other.request_id, other.read.method, other.read.target)
+    return (one.request_id, one.read.method, one.read.target) == (
+        other.request_id,
+        other.read.method,
+        other.read.target,
+    )
 
 
 def _may_repeat(attempt: Seen) -> bool:

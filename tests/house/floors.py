@@ -15,6 +15,7 @@ FLOORS = {
     "body": 1,
     "signing": 1,
     "refusals": 1,
+    "limits": 1,
     "wire": 1,
     "inbound": 1,
     # shapes

@@ -93,6 +93,8 @@ class Upstream:
         pytest.param(b"HTTP/1.1 101 Switching\r\n\r\n", "", (0, b"", False, "http_protocol_error"), id="101 unasked"),
         pytest.param(b"SSH-2.0\r\n\r\n", "", (0, b"", False, "http_protocol_error"), id="not HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", "", (0, b"", False, "http_protocol_error"), id="bare LF"),
+        pytest.param(b"HTTP/1.1 200 OK\nX: a\n\r\n", "", (0, b"", False, "http_protocol_error"), id="bare LF, then CR LF"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: a\nY", "", (0, b"", False, "http_protocol_error"), id="bare LF, no end yet"),
         pytest.param(
             b"HTTP/1.1 100 Continue\r\n\r\n" * 30, "", (0, b"", False, "http_protocol_error"), id="endless interim answers"
         ),

@@ -2,17 +2,28 @@
 
 import asyncio
 import datetime
+import errno
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+import uvloop
 from fake_modelarts import FakeModelArts
-from raw_caller import Reply
+from raw_caller import CutOff, Reply
 from running import StartGateway, document, free_port, route
+
+from gateway.errors import UpstreamUnreachable
+from gateway.exchange import Moment
+from gateway.routes import Connection, UpstreamUrl
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.dial import dial, tls_context
+from gateway.upstream.resolve import Address, Resolver
 
 Asked = Callable[..., Any]
 
@@ -62,13 +73,147 @@ async def test_names_that_do_not_resolve(asked: Asked) -> None:
 async def test_the_next_address_is_tried(fake: FakeModelArts, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name with several addresses works as long as one of them does."""
 
-    async def found(self: object, host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
-        dead = ("127.0.0.1", free_port())
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (dead, ("127.0.0.1", fake.port))]
+    async def dead_first(self: Resolver, host: str, port: int) -> list[Address]:
+        return [(socket.AF_INET, ("127.0.0.1", free_port())), (socket.AF_INET, ("127.0.0.1", fake.port))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", found)
+    monkeypatch.setattr(Resolver, "resolve", dead_first)
 
     assert (await asked("http://two.example.com")).status == 200
+
+
+async def test_a_name_that_resolves_slowly_stops_no_other_upstream(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many requests wait for one name, or have waited for it, other upstreams are connected to at once."""
+    until_the_end = threading.Event()
+    real = socket.getaddrinfo
+
+    def slow(host: str, *more: Any, **others: Any) -> Any:
+        if host == "slow.example.com":
+            until_the_end.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real(host, *more, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    routes = [
+        route("slow", "http://slow.example.com", limits={"connect": "100ms"}, retry={"attempts": 1}),
+        route("name", f"http://localhost:{fake.port}", limits={"connect": "2s"}),
+        route("address", fake.url, limits={"connect": "2s"}),
+    ]
+    gateway = await start_gateway(document(*routes))
+    try:
+        waited = await asyncio.gather(*(gateway.ask("GET", "/slow") for _ in range(40)))
+
+        assert {(reply.status, reply.details) for reply in waited} == {(504, "limits.connect")}
+        assert (await gateway.ask("GET", "/name")).status == 200
+        assert (await gateway.ask("GET", "/address")).status == 200
+    finally:
+        until_the_end.set()
+
+
+async def test_connecting_to_an_address_needs_none_of_the_loops_threads(fake: FakeModelArts) -> None:
+    """They may all be waiting for something else."""
+    loop = asyncio.get_running_loop()
+    until_the_end = threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    occupied = loop.run_in_executor(None, until_the_end.wait)
+    try:
+        connection = await dial(UpstreamUrl("http", "127.0.0.1", fake.port, "a", ""), Connection(), None, 2, "poetry")
+        connection.abort()
+    finally:
+        until_the_end.set()
+        await occupied
+
+
+@pytest.mark.parametrize(
+    ("failure", "proxy_error"),
+    [
+        pytest.param(ConnectionResetError(), "connection_terminated", id="reset"),
+        pytest.param(OSError(errno.EHOSTUNREACH, "x"), "connection_terminated", id="the network is gone"),
+        pytest.param(OSError(errno.ETIMEDOUT, "x"), "connection_terminated", id="timed out by the kernel"),
+        pytest.param(ssl.SSLError(1, "x"), "tls_protocol_error", id="not TLS"),
+        pytest.param(ssl.SSLCertVerificationError(1, "x"), "tls_certificate_error", id="certificate"),
+    ],
+)
+async def test_a_connection_that_fails_while_it_is_opened(
+    fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch, failure: OSError, proxy_error: str
+) -> None:
+    """Whatever the system says, it is the upstream that was not reached, and the socket is closed."""
+    sockets: list[socket.socket] = []
+
+    async def fails(_: object, *, sock: socket.socket, **more: object) -> None:
+        sockets.append(sock)
+        raise failure
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fails)
+
+    with pytest.raises(UpstreamUnreachable) as raised:
+        await dial(UpstreamUrl("http", "127.0.0.1", fake.port, "a", ""), Connection(), None, 2, "poetry")
+
+    assert raised.value.proxy_status == proxy_error
+    assert [sock.fileno() for sock in sockets] == [-1]
+
+
+class Cut:
+    """A TLS server that answers one request with a body of unannounced length, and ends with or without saying so."""
+
+    def __init__(self, authority: trustme.CA, *, close_notify: bool) -> None:
+        self._context = server_context(authority, "up.example.com")
+        self._close_notify = close_notify
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+
+    def serve(self) -> None:
+        accepted, _ = self._listening.accept()
+        secured = self._context.wrap_socket(accepted, server_side=True)
+        with self._listening:
+            secured.recv(65536)
+            secured.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        if self._close_notify:
+            secured.unwrap().close()
+        else:
+            socket.socket(fileno=secured.detach()).close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("close_notify", [True, False], ids=["close_notify", "no close_notify"])
+def test_a_tls_stream_that_somebody_else_may_have_ended(
+    authority: trustme.CA, tmp_path: Path, close_notify: bool, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A body that ends with the connection is whole only if the upstream itself says that this is the end."""
+
+    async def ask(cut: Cut) -> UpstreamConnection:
+        reached = Connection(address=("127.0.0.1", cut.port), ca=str(tmp_path / "ca.pem"))
+        url = UpstreamUrl("https", "up.example.com", 443, "up.example.com", "")
+        connection = await dial(url, reached, tls_context(reached), 5, "poetry")
+        moment = Moment(asyncio.get_running_loop())
+        connection.start(moment, head_request=False, upgrade=False)
+        connection.write(b"GET / HTTP/1.1\r\nHost: up.example.com\r\n\r\n")
+        while not connection.closed:
+            await moment.wait()
+        return connection
+
+    cut = Cut(authority, close_notify=close_notify)
+    server = threading.Thread(target=cut.serve)
+    server.start()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        connection = runner.run(ask(cut))
+    server.join()
+
+    assert connection.take() == b"half"
+    assert connection.ended is close_notify
+    assert (connection.fault is None) is close_notify
+
+
+async def test_a_cut_tls_stream_is_a_cut_answer(asked: Asked, authority: trustme.CA, tmp_path: Path) -> None:
+    """The caller sees that something is missing."""
+    cut = Cut(authority, close_notify=False)
+    serving = asyncio.get_running_loop().run_in_executor(None, cut.serve)
+    settings = {"address": f"127.0.0.1:{cut.port}", "ca": str(tmp_path / "ca.pem")}
+
+    with pytest.raises(CutOff):
+        await asked("https://up.example.com", connection=settings)
+    await serving
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,22 @@
 """Connections that are kept: used again, closed in time, and never with somebody else's bytes on them."""
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fake_modelarts import Call, FakeModelArts, raw, says
 from raw_caller import Caller, CutOff, ask, request_bytes
 from running import InProcess, StartGateway, document, route
 
-from gateway.upstream import pool
+from gateway.body import Body
+from gateway.exchange import Exchange, Moment
+from gateway.outbound import Outbound
+from gateway.routes import Connection, Route, UpstreamUrl
+from gateway.upstream import Attempt, Upstream, pool
+from gateway.upstream.connection import UpstreamConnection
 
 
 async def gateway_of(start_gateway: StartGateway, fake: FakeModelArts, **more: Any) -> InProcess:
@@ -235,3 +243,61 @@ async def test_busy_connections_are_counted_down(start_gateway: StartGateway, fa
     await gateway.ask("GET", "/r")
 
     assert await gateway.metric(f'gateway_upstream_connections{{state="busy",upstream="{fake.url}"}}') == 0
+
+
+class Answered(UpstreamConnection):
+    """A connection to nobody, on which the answer to a request is there at once."""
+
+    def write(self, data: bytes) -> None:
+        self.data_received(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+@pytest.fixture
+def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Attempt]]:
+    """An attempt on a new connection, answered already."""
+
+    async def connect(*_: object) -> UpstreamConnection:
+        connection = Answered()
+        connection.opened_at = time.monotonic()
+        return connection
+
+    async def attempt(upstream: Upstream) -> Attempt:
+        body = cast(Body, SimpleNamespace(length=0, ended=True, take=lambda: b""))
+        url = UpstreamUrl("http", "a", 80, "a", "")
+        outbound = Outbound("GET", "/", None, "a", [], [], body, Route("r", "/r", url, credential=""))
+        moment = Moment(asyncio.get_running_loop())
+        return await upstream.send(outbound, Exchange(moment, 0.0, "id", "GET", "/"))
+
+    monkeypatch.setattr(pool, "dial", connect)
+    return attempt
+
+
+@pytest.fixture
+def nobody() -> Upstream:
+    return Upstream(UpstreamUrl("http", "a", 80, "a", ""), Connection())
+
+
+async def test_releasing_twice_counts_once(send: Callable[[Upstream], Awaitable[Attempt]], nobody: Upstream) -> None:
+    """What a clean-up does once more changes no count, and keeps no connection for two."""
+    first, _second = await send(nobody), await send(nobody)
+
+    nobody.release(first)
+    nobody.release(first)
+
+    assert (nobody.busy, nobody.idle) == (1, 1)
+
+
+async def test_closed_connections_are_not_counted_as_idle(
+    send: Callable[[Upstream], Awaitable[Attempt]], nobody: Upstream
+) -> None:
+    """What the upstream has closed is forgotten at the next sweep, wherever it stands."""
+    attempts = [await send(nobody) for _ in range(5)]
+    connections = [attempt._connection for attempt in attempts]
+    for attempt in attempts:
+        nobody.release(attempt)
+    for closed in connections[1::2]:
+        closed.connection_lost(None)
+
+    nobody.sweep(time.monotonic())
+
+    assert nobody.idle == 3

@@ -1,0 +1,90 @@
+"""What time does to a request: how long its caller wants to wait, and which limit it has passed, by whose fault."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.errors import (
+    BadRequest,
+    CredentialUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    Overloaded,
+    RequestTimeout,
+    UpstreamTimeout,
+)
+from gateway.exchange import Exchange, Phase
+
+_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+
+
+def wished_seconds(noted: Mapping[bytes, bytes]) -> float | None:
+    """How long the caller wants to wait: ``X-Request-Timeout`` in seconds, or Envoy's field in milliseconds.
+
+    Raises:
+        BadRequest: it is there and is no number.
+    """
+    wished = noted.get(b"x-request-timeout")
+    if wished is not None:
+        if _SECONDS.fullmatch(wished) is None:
+            raise BadRequest("X-Request-Timeout is a number of seconds, as 2.5.", setting="X-Request-Timeout")
+        return float(wished)
+    wished = noted.get(b"x-envoy-expected-rq-timeout-ms")
+    if wished is not None:
+        if _SECONDS.fullmatch(wished) is None:
+            raise BadRequest("x-envoy-expected-rq-timeout-ms is a number of milliseconds.", setting="X-Request-Timeout")
+        return float(wished) / 1000
+    return None
+
+
+def passed(exchange: Exchange, now: float) -> GatewayError | None:
+    """The limit that a live exchange has passed; also notes whether anything moved since the last look."""
+    if now >= exchange.deadline:
+        return _late(exchange)
+    if exchange.phase == Phase.WAITING:  # the upstream thinks: silence is no fault, only its first byte may be late
+        exchange.idle_since = now
+        if now - exchange.sent_at >= exchange.first_byte_limit_seconds:
+            return UpstreamTimeout(
+                f"The upstream did not begin its answer in time (limits.first_byte of route '{exchange.route}').",
+                setting="limits.first_byte",
+            )
+    elif exchange.moved or not _flows(exchange):
+        exchange.moved = False
+        exchange.idle_since = now
+    elif now - exchange.idle_since >= exchange.idle_seconds:
+        return _silent(exchange)
+    return None
+
+
+def _flows(exchange: Exchange) -> bool:
+    """A body is under way, so that silence counts."""
+    return exchange.waits_for_caller or exchange.phase >= Phase.SENDING
+
+
+def _late(exchange: Exchange) -> GatewayError:
+    """Whose fault it is that the deadline passed."""
+    setting = exchange.deadline_setting
+    where = f"({setting} of route '{exchange.route}')"
+    if exchange.waits_for_caller:
+        return RequestTimeout(f"The request body was still arriving when the deadline passed {where}.", setting=setting)
+    if exchange.phase == Phase.HOLDING:
+        return Overloaded(
+            f"No memory to hold the request body became free before the deadline {where} (process.body_memory).",
+            setting="process.body_memory",
+            retry_after_seconds=1,
+        )
+    if exchange.phase == Phase.CREDENTIAL:
+        return CredentialUnavailable(
+            f"No usable credential before the deadline {where}.", setting=setting, retry_after_seconds=1
+        )
+    return DeadlineExceeded(
+        f"The deadline passed before the answer was complete {where}.",
+        setting=setting,
+        proxy_status="connection_timeout" if exchange.phase == Phase.CONNECTING else None,
+    )
+
+
+def _silent(exchange: Exchange) -> GatewayError:
+    where = f"(limits.idle of route '{exchange.route}')"
+    if exchange.waits_for_caller:
+        return RequestTimeout(f"The request body stopped arriving {where}.", setting="limits.idle")
+    return UpstreamTimeout(f"The body stopped flowing {where}.", setting="limits.idle")
