@@ -391,7 +391,11 @@ class CallerConnection(asyncio.Protocol):
         if state == tcp.CLOSE:
             transport.abort()
         elif state == tcp.CLOSE_WAIT:
-            self._half_closed_at = now
+            if self._answer is not None and self._answer.started:
+                self._leave()  # as eof_received() would say
+                transport.abort()
+            else:
+                self._half_closed_at = now
 
     def close_idle(self) -> None:
         """Listening has ended. A new connection is left a moment: its first request may be on the way."""
