@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
 
 from gateway import tcp
 from gateway.errors import (
@@ -19,14 +20,27 @@ from gateway.errors import (
 )
 from gateway.exchange import Moment
 from gateway.headers import TOKEN, field_line
-from gateway.inbound import Peer
+from gateway.inbound import Answer, Inbound, Peer
 from gateway.listener.answer import CallerAnswer, CallerTunnel
 from gateway.listener.bounds import Bounds
 from gateway.listener.request import CONTINUE, CallerBody, CallerInbound
 from gateway.wire.heads import RequestHead, parse_request
 
-if TYPE_CHECKING:
-    from gateway.listener.listener import Listener
+Story = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]
+Refused = Callable[[GatewayError, str], str]  # told of what never became a request, and by whom; gives the request id
+
+
+class Owner(Protocol):
+    """The listener, as a connection needs it."""
+
+    loop: asyncio.AbstractEventLoop
+    story: Story
+    refused: Refused
+    bounds: Bounds
+    connections: "set[CallerConnection]"
+    draining: bool  # answers say Connection: close
+    refusing: bool  # new requests on kept connections get 503
+
 
 # Bytes of further requests held while one is being answered (RFC 9112 section 9.3.2 allows pipelining).
 _PIPELINE_BYTES = 64 * 1024
@@ -44,7 +58,7 @@ _HALF_CLOSED_SECONDS = 0.3
 class CallerConnection(asyncio.Protocol):
     """One caller's connection: idle, reading a head, in a request, lingering, or a tunnel."""
 
-    def __init__(self, listener: "Listener") -> None:
+    def __init__(self, listener: Owner) -> None:
         self._listener = listener
         self._loop = listener.loop
         self.transport: asyncio.Transport | None = None

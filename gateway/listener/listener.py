@@ -4,16 +4,10 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from gateway.errors import GatewayError
-from gateway.inbound import Answer, Inbound
 from gateway.listener.bounds import Bounds
-from gateway.listener.connection import CallerConnection
-
-Story = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]
-Refused = Callable[[GatewayError, str], str]  # told of requests without a story; gives the request id
+from gateway.listener.connection import CallerConnection, Refused, Story
 
 # Connections that wait in the kernel to be accepted (its own limit, net.core.somaxconn, applies too), and how many of
 # them are accepted before anything else gets a turn.
