@@ -2,7 +2,11 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
+# What is installed for the tests. The gate adds `gate`: programs that not every platform has, and without which tests skip.
+EXTRAS ?= dev
 PYTEST_ARGS ?=
 # Most tests wait for sockets and processes more than they compute, so three at a time suit even two processors.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
@@ -16,23 +20,31 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Made again only when pyproject.toml changes. The stamp is written last, so an interrupted installation is repeated.
-$(INSTALLED): pyproject.toml
+$(MADE):
 	@python=$$(PYTHON='$(PYTHON)' .ci/find-python) || exit 1; \
 	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 		echo "Making $(VENV) with $$python ..."; \
 		"$$python" -m venv --clear $(VENV); \
 	fi
-	@echo "Installing the gateway and its tools into $(VENV): about half a minute the first time ..."
-	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[dev]'
 	@touch $@
+
+# Each is made again only when pyproject.toml changes. The stamp is written last, so an interrupted installation is repeated.
+$(RUNS): pyproject.toml | $(MADE)
+	@echo "Installing the gateway into $(VENV): a few seconds the first time ..."
+	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[speed]'
+	@touch $@
+
+$(INSTALLED): pyproject.toml | $(MADE)
+	@echo "Installing the gateway and its tools into $(VENV): about a minute the first time ..."
+	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[$(EXTRAS)]'
+	@touch $(RUNS) $@
 
 .PHONY: setup
 setup: $(INSTALLED) ## make .venv and install everything into it
 	@echo "$(VENV) is ready; the command is $(BIN)/modelarts-gateway"
 
 .PHONY: demo
-demo: $(INSTALLED) ## gateway and simulator together: one request per credential kind, then yours
+demo: $(RUNS) ## gateway and simulator together: one request per credential kind, then yours
 	@$(BIN)/modelarts-gateway demo
 
 .PHONY: test
@@ -63,6 +75,26 @@ lock: $(INSTALLED) ## write requirements/*.txt anew: exact versions and hashes f
 		--upgrade --extra speed pyproject.toml -o requirements/runtime.txt
 	UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --generate-hashes --no-header --no-annotate \
 		--upgrade requirements/build.in -o requirements/build.txt
+
+.PHONY: docs
+docs: $(INSTALLED) ## build the documents into dist/docs, every warning an error; no network
+	$(BIN)/python docs/reference.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d dist/.doctrees docs dist/docs
+	@echo "dist/docs/index.html"
+
+# What the image installs, in an environment of its own, so that no development tool is among it.
+.PHONY: sbom
+sbom: $(INSTALLED) ## write dist/sbom.json: what the gateway ships, in CycloneDX's JSON
+	$(BIN)/python -m pip install --quiet cyclonedx-bom
+	rm -rf dist/.shipped
+	$(BIN)/python -m venv dist/.shipped
+	dist/.shipped/bin/python -m pip install --quiet --require-hashes -r requirements/runtime.txt
+	dist/.shipped/bin/python -m pip install --quiet --no-deps .
+	dist/.shipped/bin/python -m pip uninstall --quiet --yes pip setuptools 2>/dev/null
+	sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'import gateway; print(gateway.__version__)')\"/" pyproject.toml > dist/.shipped/pyproject.toml
+	$(BIN)/cyclonedx-py environment --pyproject dist/.shipped/pyproject.toml --output-reproducible --output-file dist/sbom.json dist/.shipped
+	rm -rf dist/.shipped
+	@echo "dist/sbom.json"
 
 .PHONY: image
 image: ## build the container image; IMAGE=name:tag, BASE_IMAGE=... for another base

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import web
 
+from gateway.advice import ADVICE
 from gateway.metrics import summary
 from gateway.sockets import PortInUse
 
@@ -119,7 +120,10 @@ def status_document(
             {"name": name, "connections": connections.get(name, {}), "clock_skew_seconds": skews.get(name)}
             for name in sorted({*connections, *skews})
         ],
-        "recent_errors": [{**error, "time": _instant(error["time"])} for error in reversed(snapshot["recent_errors"])],
+        "recent_errors": [
+            {**error, "time": _instant(error["time"]), "advice": ADVICE.get(error["error"])}
+            for error in reversed(snapshot["recent_errors"])
+        ],
     }
 
 

@@ -268,8 +268,14 @@ class Admission:
         if ticket:
             self.record(route, ticket, None)
 
+    def heard(self, route: Gate, ticket: int, succeeded: bool | None) -> None:
+        """The head of an answer is there. A probe's verdict does not wait until a long stream has ended; any other does,
+        since the answer may still break off."""
+        if ticket and route.breaker is not None and route.breaker.state is BreakerState.HALF_OPEN:
+            route.breaker.record(ticket, succeeded)
+
     def record(self, route: Gate, ticket: int, succeeded: bool | None) -> None:
-        """Tell the route's breaker what its upstream did, as soon as that is known; see ``verdict``."""
+        """Tell the route's breaker what became of a request; see ``verdict``."""
         if ticket and route.breaker is not None:
             route.breaker.record(ticket, succeeded)
 

@@ -26,7 +26,7 @@ from gateway.errors import (
     error_body,
     error_fields,
 )
-from gateway.exchange import Exchange, Phase
+from gateway.exchange import Exchange, Moment, Phase
 from gateway.headers import field_line
 from gateway.inbound import Answer, Inbound, Lines
 from gateway.outbound import Outbound, prepare
@@ -48,6 +48,14 @@ class Observer(Protocol):
     def end(self, exchange: Exchange) -> None: ...
 
     def retried(self, route: str, reason: str) -> None: ...
+
+
+class Tracer(Protocol):
+    """Who makes spans of exchanges, where somebody wants them."""
+
+    def open(self, moment: Moment, arrived: float, request_id: str, head: RequestHead) -> Exchange: ...
+
+    def attempt(self, exchange: Exchange, outbound: Outbound) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +80,21 @@ class Site:
 class Proxy:
     """The story of every request of this process."""
 
-    def __init__(self, site: Site, admission: Admission, observer: Observer, budget: Budget, name: str) -> None:
+    def __init__(
+        self,
+        site: Site,
+        admission: Admission,
+        observer: Observer,
+        budget: Budget,
+        name: str,
+        tracer: Tracer | None = None,
+    ) -> None:
         """``name`` is this gateway's own, the same in all its workers: it marks requests, so that a loop is seen."""
         self.site = site
         self._admission = admission
         self._observer = observer
         self._budget = budget
+        self._tracer = tracer
         self._via_name = f"modelarts-gateway-{name}".encode()
         self._via = b"1.1 " + self._via_name
         self._live: set[Exchange] = set()
@@ -147,7 +164,7 @@ class Proxy:
                 inbound, answer, exchange, match, place, body, deadline
             )
             if ticket:
-                self._admission.record(place.gate, ticket, verdict(None, response.status))
+                self._admission.heard(place.gate, ticket, verdict(None, response.status))
             try:
                 lines = self._answer_lines(head, route, response, exchange)
                 if attempt.tunnel:
@@ -187,6 +204,8 @@ class Proxy:
             exchange.waits_for_caller = False
             outbound = prepare(inbound.head, match, body, exchange.request_id, self._via)  # 400
             outbound.clock_skew_seconds = upstream.clock_skew_seconds
+            if self._tracer is not None:
+                self._tracer.attempt(exchange, outbound)
             exchange.phase = Phase.CREDENTIAL
             await credential.authorize(outbound, deadline)  # 503, 413, 408
             attempt: Attempt | None = None
@@ -386,9 +405,11 @@ class Proxy:
 
     def _open(self, inbound: Inbound) -> Exchange:
         head = inbound.head
-        exchange = Exchange(
-            inbound.body.moment, inbound.arrived, self.request_id(head.fields.noted), head.method, head.raw_path
-        )
+        moment, request_id = inbound.body.moment, self.request_id(head.fields.noted)
+        if self._tracer is None:
+            exchange = Exchange(moment, inbound.arrived, request_id, head.method, head.raw_path)
+        else:
+            exchange = self._tracer.open(moment, inbound.arrived, request_id, head)
         exchange.story = inbound.story
         self._live.add(exchange)
         return exchange
@@ -463,4 +484,4 @@ def _place_of(error: BaseException) -> str:
     return " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} in {f.name}" for f in reversed(frames[-3:]))
 
 
-__all__ = ["Caller", "Observer", "Place", "Proxy", "Site"]
+__all__ = ["Caller", "Observer", "Place", "Proxy", "Site", "Tracer"]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gateway import __version__
+from gateway import __version__, tracing
 from gateway.admission import Admission
 from gateway.body import Budget
 from gateway.callers import Callers
@@ -59,17 +59,21 @@ class Serving:
     ) -> None:
         self.config = config
         self._alone = shared_token is None
+        self._tracer = tracing.from_environment()
         self._access_log = AccessLog(access_log_fd, shared=not self._alone)
         self.metrics = Metrics(__version__, (), (), gauges=self._gauges, wall=time.time, monotonic=time.monotonic)
         # Where tokens come from another process, that one counts how often they were obtained.
         refreshed = self.metrics.refreshed if self._alone else _nobody
         services = Services(time.time, time.monotonic, asyncio.sleep, refreshed, shared_token)
+        if self._alone and self._tracer is not None:
+            services = replace(services, fetched=self._tracer.fetched)
         self.keyring = Keyring(services if spread is None else replace(services, spread=spread))
         self._budget = Budget(config.process.body_memory_bytes)
         self._admission = Admission(time.monotonic)
         self._upstreams = Upstreams()
         self._now = time.monotonic
-        self.proxy = Proxy(self._site(config), self._admission, self, self._budget, name or os.urandom(6).hex())
+        name = name or os.urandom(6).hex()
+        self.proxy = Proxy(self._site(config), self._admission, self, self._budget, name, self._tracer)
         self.listener = Listener(self.proxy.handle, self._refused, _bounds(config), asyncio.get_running_loop())
         self._tls = CallerTls(config.tls) if config.tls is not None else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,6 +122,8 @@ class Serving:
         ended = self._now()
         self.metrics.observe(exchange, ended)
         self._access_log.write(exchange, ended, time.time())
+        if self._tracer is not None:
+            self._tracer.end(exchange, ended)
 
     def retried(self, route: str, reason: str) -> None:
         self.metrics.retried(route, reason)
@@ -215,6 +221,8 @@ class Serving:
         await self.keyring.close()
         self._upstreams.close()
         self._access_log.close()
+        if self._tracer is not None:
+            await self._tracer.close()
 
 
 async def pause_before_reading_again() -> None:

@@ -190,6 +190,7 @@ async def test_status(door: Door) -> None:
         {"name": "https://h.example.com", "connections": {"idle": 2}, "clock_skew_seconds": 90.0}
     ]
     assert status["recent_errors"][0]["error"] == "Gateway.UpstreamTimeout"
+    assert "limits.connect" in status["recent_errors"][0]["advice"]
     assert (status["uptime_seconds"], status["version"]) == (60.0, "1.2.3")
 
 

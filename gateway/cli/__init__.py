@@ -15,6 +15,7 @@ from gateway.cli.terminal import Failure, Terminal
 # Command, the module behind it, and its line in the list.
 COMMANDS = {
     "serve": "run the gateway",
+    "authz": "answer the checks of an Envoy (ext_authz) or nginx (auth_request) that carries the requests itself",
     "check": "validate the configuration, print every problem at once, then the resolved routes",
     "explain": "send nothing; show which route a request takes, what would leave and what is signed",
     "simulate": "run a local stand-in for IAM, APIG and ModelArts that verifies credentials",

@@ -17,6 +17,10 @@ def _nobody(name: str, what: str, why: str) -> None:
     """There are no other workers."""
 
 
+def _untraced(name: str, began: float, failure: str | None) -> None:
+    """Nobody makes spans."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a credential may use of the outside world; tests hand in their own.
@@ -26,6 +30,7 @@ class Services:
     ``shared_token``, where several workers serve, asks the one process that obtains tokens for all of them: it takes
     the credential's name and the token an upstream refused (None: none was), and raises as ``IamToken.obtain`` does.
     ``lock_outs`` is what all credentials of a process know about refused passwords.
+    ``fetched`` is told the same with the instant at which the attempt began and why it failed (None: it did not), for traces.
     ``spread`` lets the credential of the same name in every other worker hear of something (``Credential.heard``).
     """
 
@@ -36,6 +41,7 @@ class Services:
     shared_token: Callable[[str, bytes | None], Awaitable[Token]] | None = None
     lock_outs: LockOuts = field(default_factory=LockOuts)
     spread: Callable[[str, str, str], None] = _nobody
+    fetched: Callable[[str, float, str | None], None] = _untraced
 
 
 @dataclass(frozen=True, slots=True)

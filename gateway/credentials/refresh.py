@@ -220,6 +220,7 @@ class Refresher:
     async def _attempt_once(self, number: int, refused: bytes | None) -> None:
         # Whatever ends the fetch, the failure is on the record; what was not foreseen is reported by _report.
         failure: FetchFailed | None = FetchFailed("the attempt broke off")
+        began = self._services.monotonic()
         try:
             async with asyncio.timeout(self._attempt_seconds):
                 token = await self._fetch(refused)
@@ -232,6 +233,7 @@ class Refresher:
             self._attempt = None
             if not self._closed:
                 self._record(failure)
+                self._services.fetched(self._name, began, None if failure is None else failure.reason)
 
     def _adopt(self, token: Token, number: int) -> FetchFailed | None:
         """Take a fetched token, unless it cannot be used or a later attempt was faster."""

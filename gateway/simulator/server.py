@@ -158,7 +158,10 @@ class Simulator:
         """Answer within the family's time; a refusal is an answer, too."""
         try:
             async with asyncio.timeout(None) as limit:
-                return await self._story(exchange, limit)
+                try:
+                    return await self._story(exchange, limit)
+                finally:
+                    exchange.chunk_sent = lambda: None  # a refusal is sent when the limit has ended
         except Refused as refused:
             self.counters.refused[refused.code] += 1
             return await exchange.send(refused.answer(exchange.request_id))

@@ -8,9 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from gateway import __version__, sockets
+from gateway import __version__, sockets, tracing
 from gateway.admin import AdminListener, Readiness, Verdict, status_document
 from gateway.config import Config
 from gateway.credentials.base import CredentialState, Services
@@ -44,7 +45,11 @@ class Supervisor:
         self._started = time.time()
         self._readiness = Readiness()
         self._metrics = Metrics(__version__, (), config.credentials, gauges=self._gauges)
-        self._keyring = Keyring(Services(time.time, time.monotonic, asyncio.sleep, self._refreshed))
+        services = Services(time.time, time.monotonic, asyncio.sleep, self._refreshed)
+        self._tracer = tracing.from_environment()
+        if self._tracer is not None:
+            services = replace(services, fetched=self._tracer.fetched)
+        self._keyring = Keyring(services)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -232,6 +237,8 @@ class Supervisor:
         await self._crew.close()
         await self._admin.close()
         await self._keyring.close()
+        if self._tracer is not None:
+            await self._tracer.close()
         if self.config.listen.unix_path is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self.config.listen.unix_path)

@@ -178,6 +178,17 @@ async def test_a_refused_signature_is_heard_when_its_body_comes_late(
     assert len(fake.received) == 4
 
 
+async def test_each_failure_counts_once_for_the_breaker(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """``failures: 2`` means two: the first 503 leaves the route open, the second one pauses it."""
+    fake.behaviour = says("503 Service Unavailable", b"{}")
+    gateway = await start_gateway(document(route("r", fake.url, breaker={"failures": 2, "open": "60s"})))
+
+    replies = [await gateway.ask("GET", "/r") for _ in range(4)]
+
+    assert len(fake.received) == 2
+    assert [reply.get("Proxy-Status") is not None for reply in replies] == [False, False, True, True]
+
+
 async def until_idle(gateway: InProcess) -> None:
     async with asyncio.timeout(5):
         while gateway.gateway.serving.proxy.in_flight:

@@ -16,6 +16,7 @@ FLOORS = {
     "signing": 1,
     "refusals": 1,
     "limits": 1,
+    "advice": 1,
     "wire": 1,
     "inbound": 1,
     # shapes
@@ -35,6 +36,7 @@ FLOORS = {
     "tls": 4,
     "keyring": 4,
     "reload": 4,
+    "tracing": 4,
     "proxy": 5,
     # doors
     "listener": 6,
@@ -43,6 +45,7 @@ FLOORS = {
     "serving": 7,
     "app": 7,
     "workers": 8,
+    "authz": 8,  # a process of its own, that answers checks and carries nothing
     "server": 8,
     "cli": 9,
     "__main__": 10,

@@ -1,6 +1,12 @@
-"""The documents tell the truth: their YAML loads, their tables are complete, their links lead somewhere."""
+"""The documents tell the truth: their blocks are what they claim, their tables are complete, their links lead somewhere."""
 
+import argparse
+import doctest
+import importlib
 import re
+import shlex
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +14,8 @@ import pytest
 import trustme
 import yaml
 
-from gateway import __version__, credentials, errors
+from gateway import __version__, credentials, errors, refusals
+from gateway.cli import COMMANDS
 from gateway.config import Config, load
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +26,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs/credentials").glob("*.md")),
 ]
 _BLOCK = re.compile(r"^```yaml( fragment)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_ANY_BLOCK = re.compile(r"^```(\w*)(?: \w+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # What stands around a fragment, so that it is a whole file. A fragment's own keys replace these.
 _BASE: dict[str, Any] = {  # Any: YAML
@@ -81,6 +89,76 @@ def test_yaml_loads(text: str, fragment: bool, files: Path, tmp_path: Path) -> N
         text += yaml.safe_dump(base)
 
     assert loaded(text, files, tmp_path / "gateway.yaml").routes
+
+
+def blocks_of(*languages: str) -> list[Any]:
+    """Every block in one of these languages, named by document and number. "" is a block without a language."""
+    return [
+        pytest.param(text, id=f"{path.name}-{number}")
+        for path in DOCUMENTS
+        for number, (language, text) in enumerate(_ANY_BLOCK.findall(path.read_text()), 1)
+        if language in languages
+    ]
+
+
+@pytest.mark.parametrize("text", blocks_of("yaml"))
+def test_yaml_of_others_is_yaml(text: str) -> None:
+    """Blocks of YAML for other programs are YAML at least."""
+    assert yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", blocks_of("sh"))
+def test_a_shell_reads_the_commands(text: str) -> None:
+    """Every block of commands is one that a shell can read. What can run without a cloud or a cluster is run elsewhere."""
+    done = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", blocks_of("python"))
+def test_python_compiles(text: str) -> None:
+    """Every block of Python is Python; a session with a prompt is so line by line."""
+    sessions = doctest.DocTestParser().get_examples(text)
+    for source in [example.source for example in sessions] or [text]:
+        compile(source, "block", "exec")
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """The arguments of each call of our command in a block."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if found := re.match(r"(?:\S*/)?modelarts-gateway (.*)", line):
+            words = shlex.shlex(found[1], posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            arguments = []
+            for word in words:
+                if word in {"|", ">", ";", "&", "&&"}:
+                    break
+                arguments.append(word)
+            yield arguments
+
+
+@pytest.mark.parametrize("text", [block for block in blocks_of("sh", "") if "modelarts-gateway " in block.values[0]])
+def test_our_commands_take_these_arguments(text: str) -> None:
+    """Every call of the command in a document names a command there is, with arguments that it takes."""
+    for name, *arguments in command_lines(text):
+        assert name in COMMANDS, name
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(f"gateway.cli.{name}").add_arguments(parser)
+
+        parser.parse_args(arguments)
+
+
+def test_every_refusal_of_a_credential_is_explained() -> None:
+    """docs/troubleshooting-401.md has a row for each code with which API Gateway or ModelArts can refuse a credential."""
+    text = (ROOT / "docs/troubleshooting-401.md").read_text()
+    rows = "\n".join(line for line in text.splitlines() if re.match(r"\| (\d{3}) `", line))
+    codes = {
+        code
+        for code, meanings in refusals._TABLE.items()
+        if any(row.status == 401 or row.refusal_class.startswith("auth_") for row in meanings)
+    }
+
+    assert sorted(code for code in codes if f"`{code}`" not in rows) == []
 
 
 def test_there_is_a_file_for_each_way_in() -> None:
