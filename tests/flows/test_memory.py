@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 
 import pytest
@@ -47,12 +48,19 @@ async def test_many_large_uploads(start_process: StartProcess, payload: str) -> 
         assert process.memory_bytes("VmHWM") < 150_000_000
 
 
+def hold_little(writer: asyncio.StreamWriter) -> None:
+    """Keep the kernel from growing this end's buffers: between them, two connections could hold the whole body."""
+    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, 64 * 1024)
+
+
 async def test_a_slow_upstream_slows_the_caller(start_process: StartProcess) -> None:
     """An upstream that reads nothing stops the upload after what sockets and our small buffers hold."""
     go_on = asyncio.Event()
 
     async def sleepy(call: Call) -> None:
         call.writer.transport.pause_reading()  # type: ignore[attr-defined] # a stream's transport reads, too
+        hold_little(call.writer)
         await go_on.wait()
         call.writer.transport.resume_reading()  # type: ignore[attr-defined]
         await call.body()
@@ -64,6 +72,7 @@ async def test_a_slow_upstream_slows_the_caller(start_process: StartProcess) -> 
         sent = 0
 
         async with Caller(process.port) as caller:
+            hold_little(caller.writer)
             await caller.send(request_bytes("POST", "/unsigned", {"Content-Length": str(SIZE)}))
 
             async def upload_all() -> None:
