@@ -5,7 +5,8 @@ ARG BASE_IMAGE=python:3.13-slim
 FROM ${BASE_IMAGE} AS build
 WORKDIR /src
 COPY requirements/ requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+ENV PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip \
     python3 -m venv /opt/gateway \
     && /opt/gateway/bin/pip install --disable-pip-version-check --require-hashes -r requirements/runtime.txt \
     && python3 -m venv /opt/build \

@@ -58,7 +58,8 @@ class _Messages(asyncio.Protocol):
             self.message(head)
 
     def message(self, head: bytes) -> None:
-        raise NotImplementedError
+        """Answer one message; each stand-in says how."""
+        raise NotImplementedError  # this class only cuts the stream into messages
 
 
 class _Stub(_Messages):

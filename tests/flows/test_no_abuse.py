@@ -1,6 +1,8 @@
 """What one caller, page or upstream must not be able to do to the others."""
 
 import asyncio
+import socket
+import struct
 import time
 
 import pytest
@@ -73,7 +75,7 @@ async def test_pipelined_callers_that_read_late_get_every_answer(
 
 async def test_a_websocket_moves_both_ways_at_once(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """A caller that sends for long before it reads is not stopped by what waits for it."""
-    size = 8 * 1024 * 1024
+    size = 24 * 1024 * 1024  # more than what the sockets on the way can hold
 
     async def floods(call: Call) -> None:
         await call.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -118,6 +120,8 @@ async def test_connections_are_counted_right_when_callers_leave_between_attempts
         async with Caller(gateway.port) as caller:
             await caller.send(request_bytes("POST", "/r", body=b"x"))
             await asyncio.sleep(0.005 * number)
+            gone = caller.writer.get_extra_info("socket")
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a half-close
             caller.writer.transport.abort()
     await until_idle(gateway)
 
