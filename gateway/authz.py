@@ -31,7 +31,7 @@ from gateway.errors import (
     error_body,
     error_fields,
 )
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.headers import CALLER_CREDENTIAL_PREFIXES, CALLER_CREDENTIALS
 from gateway.inbound import Fields, Peer
 from gateway.keyring import Keyring
@@ -39,6 +39,7 @@ from gateway.outbound import Outbound, prepare
 from gateway.reload import ConfigFile
 from gateway.routes import RouteTable, check_method
 from gateway.serving import pause_before_reading_again, watched
+from gateway.story import Moment
 from gateway.wire.heads import parse_request
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import tempfile
@@ -43,11 +42,11 @@ class Budget:
 
     async def take_soon(self, count: int) -> None:
         """``take``, after waiting for a moment where others may make room."""
-        if not self.has_room(count) and self.limit_bytes is not None and count <= self.limit_bytes:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ROOM_SECONDS):
-                    while not self.has_room(count):
-                        await self._given_back()
+        if self.limit_bytes is not None and count <= self.limit_bytes:
+            loop = asyncio.get_running_loop()
+            until = loop.time() + _ROOM_SECONDS
+            while not self.has_room(count) and loop.time() < until:
+                await self._given_back(until - loop.time())
         self.take(count)
 
     def give_back(self, count: int) -> None:
@@ -56,11 +55,11 @@ class Budget:
             if not waiting.done():
                 waiting.set_result(None)
 
-    async def _given_back(self) -> None:
+    async def _given_back(self, seconds: float) -> None:
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.add(waiting)
         try:
-            await waiting
+            await asyncio.wait({waiting}, timeout=seconds)
         finally:
             self._waiting.discard(waiting)
 
@@ -119,10 +118,25 @@ class Body:
         declared = source.content_length
         if limit_bytes is not None and declared is not None and declared > limit_bytes:
             raise self._too_large()
-        if declared is not None and declared > replay_bytes:
+        if declared is None:
+            if source.chunked:
+                exchange.body_mode = "streamed"
+        elif declared > replay_bytes:
             self._keeping = False
-        if not self.empty:
             exchange.body_mode = "streamed"
+        elif declared:
+            exchange.body_mode = "streamed"
+            if budget.has_room(declared):
+                self._take_what_came(source)
+
+    def _take_what_came(self, source: BodySource) -> None:
+        """Hold what arrived together with the head: of most small bodies everything."""
+        piece = source.take()
+        if piece:
+            count = self.received_bytes = self._held_bytes = self._exchange.request_bytes = len(piece)
+            self._budget.used_bytes += count
+            self._kept.append(piece)
+            self._exchange.moved = True
 
     @property
     def empty(self) -> bool:
@@ -197,6 +211,13 @@ class Body:
         if self.received_bytes:
             self._exchange.body_mode = "memory"
         return self.received_bytes <= count
+
+    def sha256_if_here(self) -> str | None:
+        """``sha256()`` of a small body that has arrived whole; None where there is something to wait for."""
+        if not self._source.ended or self._file is not None or len(self._kept) != 1:
+            return None
+        self._exchange.body_mode = "memory"
+        return hashlib.sha256(self._kept[0]).hexdigest()
 
     async def sha256(self) -> str:
         """Receive the whole body and return its lower-case hex SHA-256; beyond ``replay_bytes`` it goes to a file.

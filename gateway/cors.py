@@ -5,7 +5,6 @@ refused, and a route without ``cors`` refuses every ``Origin``.
 """
 
 from gateway.errors import OriginNotAllowed
-from gateway.inbound import Lines
 from gateway.routes import Route
 from gateway.wire.heads import RequestHead
 
@@ -53,7 +52,7 @@ def check_fetch_site(route: Route, site: bytes) -> None:
     )
 
 
-def answer_lines(route: Route, origin: bytes | None) -> Lines:
+def answer_lines(route: Route, origin: bytes | None) -> list[bytes]:
     """What every answer of a CORS route carries, our own errors included; ``origin`` has been checked."""
     cors = route.cors
     if cors is None:
@@ -67,7 +66,7 @@ def answer_lines(route: Route, origin: bytes | None) -> Lines:
     return lines
 
 
-def preflight_lines(route: Route, head: RequestHead) -> Lines:
+def preflight_lines(route: Route, head: RequestHead) -> list[bytes]:
     """The answer to a preflight of a route, whose origin has been checked."""
     assert route.cors is not None
     noted = head.fields.noted

@@ -1,38 +1,11 @@
-"""One request's record, from its head to its log line, and the one thing it waits on."""
+"""One request's record, from its head to its log line."""
 
-import asyncio
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
-
-
-class Moment:
-    """The single wake-up of an exchange: whoever changes something it may be waiting for calls ``wake()``.
-
-    The exchange re-checks its conditions in a loop (``while not ready: await moment.wait()``), so one wait
-    serves the upload, an early answer, back-pressure and a caller that left. Nothing is lost between a check
-    and the wait, because nothing else runs in between.
-    """
-
-    __slots__ = ("_future", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._future: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        future = self._future
-        if future is not None:
-            self._future = None
-            if not future.done():
-                future.set_result(None)
-
-    def wait(self) -> asyncio.Future[None]:
-        """To be awaited at once, by one story."""
-        self._future = future = self._loop.create_future()
-        return future
+    from gateway.story import Moment, Story
 
 
 class Phase:
@@ -88,9 +61,9 @@ class Exchange:
     counted = False  # in_flight counted
     repeated = False  # sent again after an answer that may be tried again once
     expired: "GatewayError | None" = None  # why the sweep ended the story
-    story: "asyncio.Task[None] | None" = None
+    story: "Story | None" = None
 
-    def __init__(self, moment: Moment, arrived: float, request_id: str, method: str, path: str) -> None:
+    def __init__(self, moment: "Moment", arrived: float, request_id: str, method: str, path: str) -> None:
         self.moment = moment
         self.arrived = self.idle_since = arrived  # the request head was complete
         self.request_id = request_id

@@ -3,17 +3,17 @@
 Two small protocols. The door that makes them can be replaced without touching the story.
 """
 
-import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.errors import GatewayError
-from gateway.exchange import Moment
+from gateway.story import Moment, Story
 from gateway.wire.heads import RequestHead
 
 # Header fields as pairs of name and value, in order, repetitions kept.
 Fields = list[tuple[bytes, bytes]]
 # Header fields as they stand on the wire, without CR LF.
-Lines = list[bytes]
+Lines = Sequence[bytes]
 
 
 class Peer(NamedTuple):
@@ -50,7 +50,7 @@ class Inbound(Protocol):
     head: RequestHead
     peer: Peer
     arrived: float  # the instant at which the head was complete
-    story: "asyncio.Task[None] | None"  # the task that this request's story runs in
+    story: Story  # that it runs in
     refusal: GatewayError | None  # the door's reason not to serve it
 
     @property

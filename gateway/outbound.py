@@ -49,15 +49,16 @@ def prepare(head: RequestHead, match: Match, body: Body, request_id: str, via: b
     stage = block.noted.get(b"x-stage")
     if stage is not None and not block.came_twice(b"x-stage"):
         fields.append((b"X-Stage", stage))
+    # By position: a class called with names takes twice as long to make.
     return Outbound(
-        method=head.method,
-        path=match.upstream_path,
-        query=query,
-        authority=route.upstream.authority,
-        lines=block.lines + block.forwarded if route.forwarded and block.forwarded else block.lines,
-        fields=fields,
-        body=body,
-        route=route,
-        upgrade=head.websocket and route.websocket,
-        announce_length=head.content_length == 0,
+        head.method,
+        match.upstream_path,
+        query,
+        route.upstream.authority,
+        [*block.lines, *block.forwarded] if route.forwarded and block.forwarded else block.lines,
+        fields,
+        body,
+        route,
+        head.websocket and route.websocket,
+        head.content_length == 0,
     )

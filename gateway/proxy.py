@@ -26,12 +26,13 @@ from gateway.errors import (
     error_body,
     error_fields,
 )
-from gateway.exchange import Exchange, Moment, Phase
+from gateway.exchange import Exchange, Phase
 from gateway.headers import field_line
 from gateway.inbound import Answer, Inbound, Lines
 from gateway.outbound import Outbound, prepare
 from gateway.refusals import Refusal
 from gateway.routes import Limits, Match, Route, RouteTable, check_method
+from gateway.story import Moment
 from gateway.upstream import Attempt, Upstream
 from gateway.wire.heads import RequestHead, ResponseHead
 
@@ -380,7 +381,7 @@ class Proxy:
     def _answer_lines(self, head: RequestHead, route: Route, response: ResponseHead, exchange: Exchange) -> Lines:
         """The upstream's fields, and ours."""
         block = response.fields
-        lines = block.lines  # of this answer alone, so it may grow
+        lines = [*block.lines]
         if route.cors is None:
             lines += block.forwarded
         else:

@@ -18,7 +18,7 @@ from gateway.config import Config
 from gateway.credentials.base import CredentialState, Services
 from gateway.credentials.token import Token
 from gateway.errors import Draining, GatewayError
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.keyring import Keyring
 from gateway.listener import Bounds, Listener
 from gateway.logs import AccessLog
@@ -27,6 +27,7 @@ from gateway.proxy import Place, Proxy, Site
 from gateway.reload import READ_AGAIN_SECONDS
 from gateway.retry import ClockWatch
 from gateway.routes import RouteTable
+from gateway.story import Moment
 from gateway.tls import CallerTls
 from gateway.upstream import Upstreams
 

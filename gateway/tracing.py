@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gateway.exchange import Exchange, Moment, Phase
+from gateway.exchange import Exchange, Phase
+from gateway.story import Moment
 from gateway.wire.heads import RequestHead
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ import pytest
 from gateway.admin import AdminListener, Readiness, Verdict, status_document
 from gateway.config import Address
 from gateway.credentials.base import CredentialState
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.metrics import Gauges, Metrics
 from gateway.routes import Limits, Route, UpstreamUrl
 from gateway.sockets import PortInUse
+from gateway.story import Moment
 
 FRESH = CredentialState(usable=True, summary="fresh", expiry=1_700_003_600.0, last_success=1_699_999_000.0)
 BROKEN = CredentialState(usable=False, summary="held for 15 min", last_error="IAM answered 401")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from gateway.body import Body, Budget
 from gateway.errors import BodyTooLarge, Overloaded
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
+from gateway.story import Moment
 
 
 class Source:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.logs import AccessLog, LineWriter, log_loop_exception, setup_logging
+from gateway.story import Moment
 
 WALL = 1_700_000_000.25  # 2023-11-14T22:13:20.250Z
 FIELDS = [

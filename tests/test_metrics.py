@@ -8,8 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.credentials.base import CredentialState
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.metrics import RECENT_ERRORS, Gauges, Metrics, merge, quantile, render, settled, summary
+from gateway.story import Moment
 
 NAMES = {
     "gateway_requests_total",

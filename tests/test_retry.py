@@ -10,12 +10,13 @@ from gateway import retry
 from gateway.body import Body
 from gateway.deadline import Deadline
 from gateway.errors import UpstreamUnreachable
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.outbound import Outbound
 from gateway.refusals import Refusal
 from gateway.refusals import Retry as Cure
 from gateway.retry import ClockWatch
 from gateway.routes import Retry, Route, UpstreamUrl
+from gateway.story import Moment
 from gateway.wire.heads import ResponseHead, parse_response
 
 NOW = 1_700_000_000.0

@@ -25,9 +25,10 @@ from gateway.errors import (
     RouteNotFound,
     UriTooLong,
 )
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.outbound import Outbound, prepare
 from gateway.routes import Route, RouteTable, check_method
+from gateway.story import Moment
 from gateway.upstream import Attempt
 from gateway.wire.heads import RequestHead, parse_request
 

@@ -64,10 +64,13 @@ class Signature(Credential):
         self._prepare()
 
     async def authorize(self, outbound: Outbound, deadline: Deadline) -> None:
+        payload_hash = None if self._payload == "unsigned" else outbound.body.sha256_if_here()
+        if payload_hash is None:
+            self._notice_rotation()
+            self._refuse_while_held()  # before a body is received for nothing
+            payload_hash = await self._payload_hash(outbound)
         self._notice_rotation()
         self._refuse_while_held()
-        payload_hash = await self._payload_hash(outbound)
-        self._notice_rotation()  # receiving a body takes time
         content_sha256 = UNSIGNED_PAYLOAD if payload_hash == UNSIGNED_PAYLOAD else None
         x_sdk_date, authorization = self._signer.sign(
             outbound.method,

@@ -18,23 +18,23 @@ from gateway.errors import (
     error_body,
     error_fields,
 )
-from gateway.exchange import Moment
 from gateway.headers import TOKEN, field_line
 from gateway.inbound import Answer, Inbound, Peer
 from gateway.listener.answer import CallerAnswer, CallerTunnel
 from gateway.listener.bounds import Bounds
 from gateway.listener.request import CONTINUE, CallerBody, CallerInbound
+from gateway.story import Stories, Story
 from gateway.wire.heads import RequestHead, parse_request
 
-Story = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]
+Telling = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]  # how a request is answered
 Refused = Callable[[GatewayError, str], str]  # told of what never became a request, and by whom; gives the request id
 
 
 class Owner(Protocol):
     """The listener, as a connection needs it."""
 
-    loop: asyncio.AbstractEventLoop
-    story: Story
+    stories: Stories
+    answer: Telling
     refused: Refused
     bounds: Bounds
     connections: "set[CallerConnection]"
@@ -60,7 +60,6 @@ class CallerConnection(asyncio.Protocol):
 
     def __init__(self, listener: Owner) -> None:
         self._listener = listener
-        self._loop = listener.loop
         self.transport: asyncio.Transport | None = None
         self._peer = Peer("")
         self._buffer = b""
@@ -68,7 +67,7 @@ class CallerConnection(asyncio.Protocol):
         self.paused = False
         self._inbound: CallerInbound | None = None
         self._answer: CallerAnswer | None = None
-        self._story: asyncio.Task[None] | None = None
+        self._story: Story | None = None
         self._tunnel: CallerTunnel | None = None
         self._half_closed_at: float | None = None
         self._asked = False
@@ -271,9 +270,9 @@ class CallerConnection(asyncio.Protocol):
         self.minor = head.minor
         self.keep_alive = head.keep_alive
         self._requests += 1
-        moment = Moment(self._loop)
-        body = CallerBody(self, head, moment)
-        self._inbound = inbound = CallerInbound(head, body, self._peer, time.monotonic())
+        story = Story(self._listener.stories)
+        body = CallerBody(self, head, story)
+        self._inbound = inbound = CallerInbound(head, body, self._peer, time.monotonic(), story)
         if self._listener.refusing and self._requests > 1:
             inbound.refusal = Draining(
                 "The gateway is stopping; send the request again, on a new connection.", retry_after_seconds=1
@@ -287,7 +286,8 @@ class CallerConnection(asyncio.Protocol):
             self._inbound = self._answer = None
             self._finish(linger=False)  # the rest of the body will not come
             return
-        self._story = inbound.story = self._loop.create_task(self._listener.story(inbound, answer))
+        self._story = story
+        story.begin(self._listener.answer(inbound, answer))
 
     def _feed(self, data: bytes) -> None:
         assert self._inbound is not None

@@ -7,7 +7,8 @@ import ssl
 from typing import Any
 
 from gateway.listener.bounds import Bounds
-from gateway.listener.connection import CallerConnection, Refused, Story
+from gateway.listener.connection import CallerConnection, Refused, Telling
+from gateway.story import Stories
 
 # Connections that wait in the kernel to be accepted (its own limit, net.core.somaxconn, applies too), and how many of
 # them are accepted before anything else gets a turn.
@@ -18,9 +19,10 @@ _AT_ONCE = 100
 class Listener:
     """All callers' connections of this process."""
 
-    def __init__(self, story: Story, refused: Refused, bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, answer: Telling, refused: Refused, bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.story = story
+        self.stories = Stories(loop)
+        self.answer = answer
         self.refused = refused
         self.bounds = bounds
         self.connections: set[CallerConnection] = set()

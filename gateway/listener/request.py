@@ -1,11 +1,10 @@
 """One caller's request, as its connection fills it and the story reads it."""
 
-import asyncio
 from typing import Protocol
 
 from gateway.errors import BadRequest, GatewayError
-from gateway.exchange import Moment
 from gateway.inbound import Peer
+from gateway.story import Moment, Story
 from gateway.wire.chunks import ChunkedReader
 from gateway.wire.heads import HeadError, RequestHead
 
@@ -110,10 +109,10 @@ class CallerInbound:
 
     __slots__ = ("arrived", "body", "head", "peer", "refusal", "story")
 
-    def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float) -> None:
+    def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float, story: Story) -> None:
         self.head = head
         self.body = body
         self.peer = peer
         self.arrived = arrived
-        self.story: asyncio.Task[None] | None = None
+        self.story = story
         self.refusal: GatewayError | None = None

@@ -43,7 +43,7 @@ class Attempt:
         lines = [
             f"{outbound.method} {outbound.target} HTTP/1.1\r\nHost: {outbound.authority}".encode("latin-1"),
             *outbound.lines,
-            *[name + b": " + value for name, value in outbound.fields],
+            *[b": ".join(field) for field in outbound.fields],
         ]
         length = body.length
         if outbound.upgrade:

@@ -7,7 +7,7 @@ from typing import cast
 
 from gateway import tcp
 from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamUnreachable
-from gateway.exchange import Moment
+from gateway.story import Moment
 from gateway.wire.chunks import ChunkedReader
 from gateway.wire.heads import HeadError, ResponseHead, parse_response
 

@@ -8,8 +8,8 @@ import ssl
 import time
 
 from gateway.errors import Overloaded, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
-from gateway.exchange import Moment
 from gateway.routes import Connection, UpstreamUrl
+from gateway.story import Moment
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.resolve import Address, Resolver
 
@@ -63,15 +63,25 @@ async def dial(
         UpstreamTimeout: ``limits.connect`` passed.
         Overloaded: this process has no file descriptors left.
     """
+    dialling = asyncio.create_task(_in_time(url, connection, context, timeout_seconds), name="upstream-dial")
     try:
-        async with asyncio.timeout(timeout_seconds):
-            return await _dial(url, connection, context)
+        return await dialling
+    except asyncio.CancelledError:
+        dialling.add_done_callback(_close_late)
+        raise
     except TimeoutError as error:
         raise UpstreamTimeout(
             f"The upstream of route '{route}' did not accept a connection in time (limits.connect).",
             setting="limits.connect",
             proxy_status="connection_timeout",
         ) from error
+
+
+async def _in_time(
+    url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None, seconds: float | None
+) -> UpstreamConnection:
+    async with asyncio.timeout(seconds):
+        return await _dial(url, connection, context)
 
 
 async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None) -> UpstreamConnection:
@@ -192,7 +202,7 @@ async def _race(addresses: list[Address]) -> socket.socket:
     raise _refused(last) from last
 
 
-def _close_late(task: asyncio.Task[socket.socket]) -> None:
+def _close_late(task: asyncio.Task[socket.socket] | asyncio.Task[UpstreamConnection]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
 

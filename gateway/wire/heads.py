@@ -5,6 +5,7 @@ colon, more than one Content-Length, any framing but exactly one of Content-Leng
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from gateway.errors import BadPath, BadRequest, MethodNotAllowed
@@ -29,6 +30,12 @@ _HOSTS: dict[bytes, bytes] = {}
 # What a Connection field nearly always says; anything else is taken apart.
 _PLAIN_CONNECTIONS = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
 
+# Programs send the same head again and again, but for its Content-Length: such heads are read once. Few and small, as
+# callers choose them.
+_HEADS: "dict[bytes, RequestHead]" = {}
+_REMEMBERED_HEADS = 512
+_REMEMBERED_HEAD_BYTES = 2048
+
 _REQUEST_NAMES = Names(response=False)
 _RESPONSE_NAMES = Names(response=True)
 
@@ -46,12 +53,17 @@ class FieldBlock:
 
     __slots__ = ("forwarded", "lines", "noted", "repeated")
 
+    lines: Sequence[bytes]
+    forwarded: Sequence[bytes]
+    noted: Mapping[bytes, bytes]
+
     def __init__(self, head_lines: list[bytes], names: Names) -> None:
-        self.lines: list[bytes] = []
-        self.forwarded: list[bytes] = []
-        self.noted: dict[bytes, bytes] = {}
+        lines: list[bytes] = []
+        forwarded: list[bytes] = []
+        noted: dict[bytes, bytes] = {}
+        self.lines, self.forwarded, self.noted = lines, forwarded, noted
         self.repeated: set[bytes] | None = None
-        known, lines, noted = names.get, self.lines, self.noted
+        known = names.get
         for line in head_lines:
             raw_name, colon, value = line.partition(b":")
             verdict = known(raw_name) or names.learn(raw_name)
@@ -71,7 +83,7 @@ class FieldBlock:
                 else:
                     noted[name] = value
             if kind & 4:
-                self.forwarded.append(line)
+                forwarded.append(line)
             elif not kind & 2:
                 lines.append(line)
         connection = noted.get(b"connection")
@@ -79,7 +91,7 @@ class FieldBlock:
             named = named_in_connection(connection)
             if named:
                 self.lines = without(lines, named)
-                self.forwarded = without(self.forwarded, named)
+                self.forwarded = without(forwarded, named)
 
     def came_twice(self, name: bytes) -> bool:
         return self.repeated is not None and name in self.repeated
@@ -126,9 +138,18 @@ class RequestHead:
     expects_continue: bool
     websocket: bool
 
+    def with_content_length(self, content_length: int) -> "RequestHead":
+        """The same head, of another body."""
+        other = RequestHead()
+        other.method, other.raw_path, other.raw_query = self.method, self.raw_path, self.raw_query
+        other.minor, other.fields, other.chunked = self.minor, self.fields, self.chunked
+        other.keep_alive, other.expects_continue = self.keep_alive, self.expects_continue
+        other.websocket, other.content_length = self.websocket, content_length
+        return other
+
 
 def parse_request(head: bytes) -> RequestHead:
-    """Read a request head, without its final empty line.
+    """Read a request head, without its final empty line. What it gives may be shared: it is not to be changed.
 
     Raises:
         BadRequest: malformed or ambiguous (400), a transfer coding or method we do not have (501), not HTTP/1.x (505),
@@ -136,6 +157,39 @@ def parse_request(head: bytes) -> RequestHead:
         BadPath: the target is not a path.
         MethodNotAllowed: CONNECT or TRACE.
     """
+    # What stands behind the first "ength: " is cut out, so that the place of the cut follows from what is left. Only
+    # heads where that is the Content-Length are remembered: any other number in its place makes the same head.
+    at = head.find(b"ength: ") + 7
+    if at < 7:
+        return _HEADS.get(head) or _learn(head, head, _read_request(head))
+    end = head.find(b"\r\n", at)
+    length, rest = (head[at:end], head[end:]) if end >= 0 else (head[at:], b"")
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS:
+        return _read_request(head)
+    key = head[:at] + rest
+    known = _HEADS.get(key)
+    if known is None:
+        request = _read_request(head)
+        return _learn(key, head, request) if key[:at].lower().endswith(b"\r\ncontent-length: ") else request
+    content_length = int(length)
+    return known if content_length == known.content_length else known.with_content_length(content_length)
+
+
+def _learn(key: bytes, head: bytes, request: RequestHead) -> RequestHead:
+    """Remember a head; several requests share it from then on, so its fields cannot be changed any more."""
+    fields = request.fields
+    # What else depends on the length is rare: 100-continue, and WebSocket handshakes.
+    if len(head) <= _REMEMBERED_HEAD_BYTES and b"expect" not in fields.noted and not request.websocket:
+        fields.lines, fields.forwarded = tuple(fields.lines), tuple(fields.forwarded)
+        # The head's own content_length is what counts.
+        fields.noted = {name: value for name, value in fields.noted.items() if name != b"content-length"}
+        if len(_HEADS) >= _REMEMBERED_HEADS:
+            _HEADS.clear()
+        _HEADS[key] = request
+    return request
+
+
+def _read_request(head: bytes) -> RequestHead:
     try:
         lines = _split(head)
         request = RequestHead()
@@ -207,7 +261,7 @@ def _path_of_absolute(target: bytes) -> bytes:
     return path if path.startswith(b"/") else b"/" + path
 
 
-def _read_framing(request: RequestHead, noted: dict[bytes, bytes]) -> None:
+def _read_framing(request: RequestHead, noted: Mapping[bytes, bytes]) -> None:
     """Exactly one of Content-Length and ``Transfer-Encoding: chunked``, or neither (RFC 9112 section 6)."""
     length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
     request.content_length, request.chunked = None, False
@@ -231,7 +285,7 @@ def _read_framing(request: RequestHead, noted: dict[bytes, bytes]) -> None:
         request.content_length = int(length)
 
 
-def _read_connection(request: RequestHead, noted: dict[bytes, bytes]) -> None:
+def _read_connection(request: RequestHead, noted: Mapping[bytes, bytes]) -> None:
     connection = noted.get(b"connection")
     request.websocket = False
     if connection is None:

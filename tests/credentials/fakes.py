@@ -75,6 +75,9 @@ class FakeBody:
         self.buffered_up_to = max(self.buffered_up_to, count)
         return len(self.content) <= count
 
+    def sha256_if_here(self) -> str | None:
+        return None
+
     async def sha256(self) -> str:
         self.buffered_up_to = max(self.buffered_up_to, len(self.content))
         self.length = len(self.content)

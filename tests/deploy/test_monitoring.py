@@ -19,11 +19,12 @@ from running import as_process, free_port
 
 from gateway.config.shapes import Process
 from gateway.credentials.base import CredentialState
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.metrics import Gauges, Metrics
 from gateway.refusals import labels
 from gateway.simulator import Simulator
 from gateway.simulator.example import example_config
+from gateway.story import Moment
 
 from .manifests import ROOT, need
 

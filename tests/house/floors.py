@@ -7,6 +7,7 @@ FLOORS = {
     "deadline": 0,
     "secret": 0,
     "exchange": 0,
+    "story": 0,
     "tcp": 0,
     # rules: pure, no clock, no network
     "headers": 1,
@@ -58,6 +59,7 @@ SIMULATOR_MAY_IMPORT_FLOORS = {0, 1}
 
 # Neighbours on one floor that may be used, each with its reason.
 NEIGHBOURS = {
+    ("exchange", "story"),  # what an exchange waits on, and is ended by
     ("exchange", "errors"),  # an exchange ends with one of them
     ("routes", "paths"),  # matching refuses ambiguous paths first
     ("wire", "headers"),  # a head is read and sorted in one go
@@ -75,6 +77,7 @@ OUTSIDE = {
 
 # `except Exception` (or broader) hides faults. Here it is the point, each with its reason.
 MAY_CATCH_EVERYTHING = {
+    "story.py": "a fault that ends one story must not end those that are resumed with it",
     "proxy.py": "the one place that turns a fault of ours into an answer",
     "logs/program.py": "a log line that cannot be written must not end the request it tells of; logging's own convention",
 }

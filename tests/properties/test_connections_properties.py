@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.exchange import Moment
+from gateway.story import Moment
 from gateway.upstream.connection import UpstreamConnection
 from tests.fuzz.grammar import answer, mutated_bytes
 from tests.fuzz.strict import Verdict, read_answer

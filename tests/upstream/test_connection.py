@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamFailed
-from gateway.exchange import Moment
+from gateway.story import Moment
 from gateway.upstream.connection import UpstreamConnection
 from gateway.wire.chunks import LAST_CHUNK, chunk
 

@@ -19,8 +19,8 @@ from raw_caller import CutOff, Reply
 from running import StartGateway, document, free_port, route
 
 from gateway.errors import UpstreamUnreachable
-from gateway.exchange import Moment
 from gateway.routes import Connection, UpstreamUrl
+from gateway.story import Moment, Stories, Story
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.dial import dial, tls_context
 from gateway.upstream.resolve import Address, Resolver
@@ -395,3 +395,42 @@ async def test_no_redirect_is_followed(asked: Asked, fake: FakeModelArts) -> Non
     reply = await asked(fake.url)
 
     assert (reply.status, reply.get("Location"), len(fake.received)) == (302, "http://127.0.0.1:9/elsewhere", 1)
+
+
+async def test_a_story_that_ends_while_dialling_leaves_no_connection() -> None:
+    """Whichever turn of the loop its caller leaves in: also in the one in which the connection was just made."""
+    still_open: set[asyncio.StreamWriter] = set()
+    accepted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        still_open.add(writer)
+        await reader.read()
+        still_open.discard(writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = UpstreamUrl("http", "127.0.0.1", port, f"127.0.0.1:{port}", "")
+    stories = Stories(asyncio.get_running_loop())
+    dialled: list[UpstreamConnection] = []
+
+    async def tell() -> None:
+        dialled.append(await dial(url, Connection(), None, 5, "poetry"))
+
+    for turns in range(24):
+        story = Story(stories)
+        story.begin(tell())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        story.cancel()
+        await asyncio.sleep(0.01)
+    for connection in dialled:
+        connection.close()
+    async with asyncio.timeout(5):
+        while still_open:
+            await asyncio.sleep(0.01)
+    assert accepted > len(dialled) > 0
+    server.close()
+    await server.wait_closed()

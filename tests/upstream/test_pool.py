@@ -12,9 +12,10 @@ from raw_caller import Caller, CutOff, ask, request_bytes
 from running import InProcess, StartGateway, document, route
 
 from gateway.body import Body
-from gateway.exchange import Exchange, Moment
+from gateway.exchange import Exchange
 from gateway.outbound import Outbound
 from gateway.routes import Connection, Route, UpstreamUrl
+from gateway.story import Moment
 from gateway.upstream import Attempt, Upstream, pool
 from gateway.upstream.connection import UpstreamConnection
 

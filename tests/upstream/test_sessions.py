@@ -6,8 +6,8 @@ from pathlib import Path
 
 import trustme
 
-from gateway.exchange import Moment
 from gateway.routes import Connection, UpstreamUrl
+from gateway.story import Moment
 from gateway.upstream.dial import dial, tls_context
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

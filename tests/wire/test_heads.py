@@ -114,7 +114,7 @@ def test_values_pass_as_they_are() -> None:
     """Spaces, tabs and bytes above ASCII within a value are the caller's business."""
     lines = [b"X-A:  two  spaces ", b"X-B:\ta\tb", b"X-C: gr\xfc\xdfe \xe8\xaf\x97", b"X-D:", b"x-a: again"]
 
-    assert request(*lines).fields.lines == lines
+    assert list(request(*lines).fields.lines) == lines
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_framing(fields: list[bytes], length: int | None, chunked: bool) -> None
     """Exactly one of Content-Length and chunked, or neither; neither travels as a line of the caller's."""
     head = request(*fields)
 
-    assert (head.content_length, head.chunked, head.fields.lines) == (length, chunked, [])
+    assert (head.content_length, head.chunked, list(head.fields.lines)) == (length, chunked, [])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_look_alikes_frame_nothing(look_alike: bytes) -> None:
     """A name with ``_`` for ``-`` is not read as the real one, and does not travel to a server that would."""
     head = request(look_alike)
 
-    assert (head.content_length, head.chunked, head.fields.lines) == (None, False, [])
+    assert (head.content_length, head.chunked, list(head.fields.lines)) == (None, False, [])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_connection(fields: list[bytes], kept: list[bytes], keep_alive: bool) ->
     """What Connection names is hop-by-hop (RFC 9110 section 7.6.1)."""
     head = request(*fields, b"X-A: 1", b"X-B: 2")
 
-    assert (head.fields.lines, head.keep_alive) == (kept, keep_alive)
+    assert (list(head.fields.lines), head.keep_alive) == (kept, keep_alive)
 
 
 WEBSOCKET = [b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: k"]
@@ -265,7 +265,7 @@ def test_websocket_handshakes(line: bytes, fields: list[bytes], websocket: bool)
     head = request(*fields, line=line)
 
     assert head.websocket is websocket
-    assert not [field for field in head.fields.lines if field.lower().startswith((b"upgrade", b"connection"))]
+    assert not [field for field in list(head.fields.lines) if field.lower().startswith((b"upgrade", b"connection"))]
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,12 @@ def test_expectations_we_cannot_meet() -> None:
 def test_heads_are_independent() -> None:
     """What was read once may be remembered, but never mixes with the next head."""
     first, second = request(b"X-A: 1", b"Origin: a"), request(b"X-A: 2", b"Origin: b")
-    first.fields.lines.append(b"X-Injected: 1")
+    with pytest.raises(AttributeError):
+        first.fields.lines.append(b"X-Injected: 1")  # type: ignore[attr-defined]
 
     third = request(b"X-A: 1", b"Origin: a")
     assert second.fields.noted[b"origin"] == b"b"
-    assert third.fields.lines == [b"X-A: 1", b"Origin: a"]
+    assert third.fields.lines == (b"X-A: 1", b"Origin: a")
 
 
 def refusal_of_request(head: bytes) -> GatewayError | None:
@@ -338,7 +339,7 @@ def test_lines_that_cross_are_a_part_of_those_that_came(fields: list[tuple[str, 
     except GatewayError:
         return  # framing or Connection that has two readings
     position = 0
-    for line in head.fields.lines:
+    for line in list(head.fields.lines):
         position = lines.index(line, position) + 1
 
 
@@ -465,11 +466,11 @@ def test_what_crosses_of_an_answer() -> None:
 
     head = parse_response(b"\r\n".join([b"HTTP/1.1 200 OK", *fields]), to_head_request=False)
 
-    assert head.fields.lines == [
+    assert list(head.fields.lines) == [
         b"Server: api-gateway",
         b"Set-Cookie: a=1",
         b"Set-Cookie: b=2",
         b"X-Request-Id: theirs",
     ]
-    assert head.fields.forwarded == [b"Access-Control-Allow-Origin: *"]
+    assert list(head.fields.forwarded) == [b"Access-Control-Allow-Origin: *"]
     assert head.fields.noted[b"x-request-id"] == b"theirs"
