@@ -8,6 +8,7 @@ FLOORS = {
     "secret": 0,
     "exchange": 0,
     "tcp": 0,
+    "spool": 0,
     # rules: pure, no clock, no network
     "headers": 1,
     "paths": 1,
