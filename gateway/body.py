@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import tempfile
-from typing import IO
 
 from gateway.errors import BodyTooLarge, Overloaded
 from gateway.exchange import Exchange, Phase
 from gateway.inbound import BodySource
+from gateway.spool import Spool, Spools
 
 _FILE_READ_BYTES = 256 * 1024
 # Bodies are on their way out again within moments; a body that finds no room waits so long for another one's.
@@ -18,12 +16,13 @@ _ROOM_SECONDS = 1.0
 
 
 class Budget:
-    """Bytes of memory that all buffered bodies together may use; ``None`` is no limit."""
+    """Bytes of memory that all buffered bodies together may use, ``None`` is no limit; and the files they share."""
 
-    __slots__ = ("_waiting", "limit_bytes", "used_bytes")
+    __slots__ = ("_waiting", "limit_bytes", "spools", "used_bytes")
 
-    def __init__(self, limit_bytes: int | None) -> None:
+    def __init__(self, limit_bytes: int | None, spools: Spools | None = None) -> None:
         self.limit_bytes = limit_bytes
+        self.spools = spools or Spools()
         self.used_bytes = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -75,15 +74,14 @@ class Body:
         "_at",
         "_budget",
         "_exchange",
-        "_file",
-        "_file_at",
         "_hash",
         "_held_bytes",
         "_keeping",
         "_kept",
         "_setting_route",
         "_source",
-        "_written",
+        "_spool",
+        "_spool_at",
         "limit_bytes",
         "received_bytes",
         "replay_bytes",
@@ -107,13 +105,12 @@ class Body:
         self.limit_bytes = limit_bytes
         self.replay_bytes = replay_bytes
         self.received_bytes = 0
-        self._kept: list[bytes] = []  # everything received so far, while _keeping and no file
+        self._kept: list[bytes] = []  # everything received so far, while _keeping and no spool
         self._keeping = replay_bytes > 0
         self._held_bytes = 0
         self._at = 0  # next piece of _kept to hand out
-        self._file: IO[bytes] | None = None
-        self._file_at = 0  # next byte of the file to hand out
-        self._written = 0
+        self._spool: Spool | None = None
+        self._spool_at = 0  # next byte of the file to hand out
         self._hash: hashlib._Hash | None = None
         declared = source.content_length
         if limit_bytes is not None and declared is not None and declared > limit_bytes:
@@ -154,14 +151,14 @@ class Body:
     @property
     def ended(self) -> bool:
         """Everything has been handed out by ``take``."""
-        if self._at < len(self._kept) or (self._file is not None and self._file_at < self.received_bytes):
+        if self._at < len(self._kept) or (self._spool is not None and self._spool_at < self.received_bytes):
             return False
         return self._source.ended
 
     @property
     def replayable(self) -> bool:
         """A second attempt could send every byte again: all that was received is still held."""
-        return self.received_bytes == 0 or self._file is not None or self._keeping
+        return self.received_bytes == 0 or self._spool is not None or self._keeping
 
     def take(self) -> bytes:
         """The next bytes to send, b"" when none are there yet or the body has ended.
@@ -174,9 +171,9 @@ class Body:
             piece = self._kept[self._at]
             self._at += 1
             return piece
-        if self._file is not None and self._file_at < self.received_bytes:
-            piece = os.pread(self._file.fileno(), _FILE_READ_BYTES, self._file_at)
-            self._file_at += len(piece)
+        if self._spool is not None and self._spool_at < self.received_bytes:
+            piece = self._spool.read(_FILE_READ_BYTES, self._spool_at)
+            self._spool_at += len(piece)
             return piece
         piece = self._receive()
         self._at = len(self._kept)
@@ -187,7 +184,7 @@ class Body:
         if not self.replayable:  # a body without its beginning must never go out as a whole one
             raise RuntimeError("the body's beginning is not held any more")
         self._at = 0
-        self._file_at = 0
+        self._spool_at = 0
 
     def invite(self) -> None:
         """Let a caller that waits for ``100 Continue`` send."""
@@ -214,7 +211,7 @@ class Body:
 
     def sha256_if_here(self) -> str | None:
         """``sha256()`` of a small body that has arrived whole; None where there is something to wait for."""
-        if not self._source.ended or self._file is not None or len(self._kept) != 1:
+        if not self._source.ended or self._spool is not None or len(self._kept) != 1:
             return None
         self._exchange.body_mode = "memory"
         return hashlib.sha256(self._kept[0]).hexdigest()
@@ -230,19 +227,19 @@ class Body:
             self._start_hash()
         while not self._source.ended:
             if self._held_bytes > self.replay_bytes or (self._source.content_length or 0) > self.replay_bytes:
-                self._spool()
+                self._to_file()
             if not await self._take_in():
                 await self._wait()
         assert self._hash is not None
-        self._exchange.body_mode = "file" if self._file is not None else "memory" if self.received_bytes else "none"
+        self._exchange.body_mode = "file" if self._spool is not None else "memory" if self.received_bytes else "none"
         return self._hash.hexdigest()
 
     def close(self) -> None:
         """Give back the memory and the file."""
         self._forget()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._spool is not None:
+            self._budget.spools.give_back(self._spool)
+            self._spool = None
 
     async def _wait(self) -> None:
         """Until the caller has sent more."""
@@ -256,7 +253,7 @@ class Body:
     async def _take_in(self) -> bool:
         """Hold what arrived, in memory or in the file; false when nothing has."""
         piece = self._receive(hold=True)
-        if piece and self._file is None:
+        if piece and self._spool is None:
             if self._budget.has_room(len(piece)):
                 self._budget.take(len(piece))
             else:
@@ -279,8 +276,8 @@ class Body:
         if self._hash is not None:
             # Piece by piece as they come: 12 MB hashed at once would hold the loop for 7 ms.
             self._hash.update(piece)
-        if self._file is not None:
-            self._write(piece)
+        if self._spool is not None:
+            self._write(self._spool, piece)
         elif self._keeping and not hold:
             if self._held_bytes + len(piece) <= self.replay_bytes and self._budget.has_room(len(piece)):
                 self._budget.take(len(piece))
@@ -306,25 +303,21 @@ class Body:
         for piece in self._kept:
             self._hash.update(piece)
 
-    def _spool(self) -> None:
+    def _to_file(self) -> None:
         """Move what is held to a temporary file, which has no name and goes with the request."""
-        if self._file is not None:
+        if self._spool is not None:
             return
         try:
-            # Unbuffered: pieces are large, and a full disk must show at the write that met it.
-            self._file = tempfile.TemporaryFile(prefix="modelarts-gateway-body-", buffering=0)  # noqa: SIM115
+            self._spool = self._budget.spools.open()
         except OSError as error:
             raise self._no_disk() from error
         for piece in self._kept:
-            self._write(piece)
+            self._write(self._spool, piece)
         self._forget()
 
-    def _write(self, piece: bytes) -> None:
-        assert self._file is not None
+    def _write(self, spool: Spool, piece: bytes) -> None:
         try:
-            if os.pwrite(self._file.fileno(), piece, self._written) != len(piece):
-                raise self._no_disk()
-            self._written += len(piece)
+            self._budget.spools.write(spool, piece)
         except OSError as error:
             raise self._no_disk() from error
 

@@ -27,6 +27,7 @@ from gateway.proxy import Place, Proxy, Site
 from gateway.reload import READ_AGAIN_SECONDS
 from gateway.retry import ClockWatch
 from gateway.routes import RouteTable
+from gateway.spool import KEPT_BYTES, Spools
 from gateway.story import Moment
 from gateway.tls import CallerTls
 from gateway.upstream import Upstreams
@@ -69,7 +70,8 @@ class Serving:
         if self._alone and self._tracer is not None:
             services = replace(services, fetched=self._tracer.fetched)
         self.keyring = Keyring(services if spread is None else replace(services, spread=spread))
-        self._budget = Budget(config.process.body_memory_bytes)
+        self._spools = Spools(KEPT_BYTES)
+        self._budget = Budget(config.process.body_memory_bytes, self._spools)
         self._admission = Admission(time.monotonic)
         self._upstreams = Upstreams()
         self._now = time.monotonic
@@ -176,6 +178,7 @@ class Serving:
             count += 1
             now = self._now()
             self.proxy.sweep(now)
+            self._spools.sweep()
             if count % _CONNECTIONS_EVERY == 0:
                 self.listener.sweep(now)
             if count % _POOLS_EVERY == 0:
@@ -219,6 +222,7 @@ class Serving:
                 break
             await asyncio.sleep(0.01)
         self.listener.abort()
+        self._spools.close()
         await self.keyring.close()
         self._upstreams.close()
         self._access_log.close()

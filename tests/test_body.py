@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gateway.body import Body, Budget
 from gateway.errors import BodyTooLarge, Overloaded
 from gateway.exchange import Exchange
+from gateway.spool import Spools
 from gateway.story import Moment
 
 
@@ -253,6 +254,19 @@ async def test_files_leave_the_budget_alone() -> None:
         assert budget.used_bytes == 0
         assert streamed(body) == b"x" * 90 + b"y" * 90 + b"z" * 90
         assert body.replayable
+
+
+async def test_files_pass_from_body_to_body() -> None:
+    """A body that takes an earlier one's file has its own bytes alone, again at a second attempt, and its own hash."""
+    spools = Spools(10_000)
+    for content in (b"long" * 200, b"short" * 30, b"longest" * 140):
+        with opened([content[:150], content[150:]], budget=Budget(None, spools)) as (body, _, exchange):
+            assert await body.sha256() == hashlib.sha256(content).hexdigest()
+            assert exchange.body_mode == "file"
+            for _ in range(2):
+                assert streamed(body) == content
+                body.rewind()
+    spools.close()
 
 
 def cannot_be_made(*_: Any, **__: Any) -> IO[bytes]:

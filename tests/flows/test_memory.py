@@ -1,9 +1,11 @@
 """Memory does not grow with bodies: measured on the process that users run."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from fake_modelarts import Call, FakeModelArts
@@ -46,6 +48,32 @@ async def test_many_large_uploads(start_process: StartProcess, payload: str) -> 
 
         assert statuses == [200] * 32
         assert process.memory_bytes("VmHWM") < 150_000_000
+
+
+async def test_large_bodies_leave_nothing_behind(start_process: StartProcess) -> None:
+    """Bodies that went through temporary files arrive as they were, and a moment later no such file is open."""
+    async with FakeModelArts() as fake:
+        process = await signing_process(start_process, fake)
+        for size in (3 * MIB, 2 * MIB + 1, 5 * MIB // 2):
+            body = os.urandom(size)
+            async with Caller(process.port) as caller:
+                await caller.send(request_bytes("POST", "/hash", {}, body))
+                assert (await caller.reply()).status == 200
+            assert fake.last.body == body
+
+        async with asyncio.timeout(5):
+            while len(process.access_log()) < 3 or nameless_files(process):
+                await asyncio.sleep(0.05)
+        assert [line["body_mode"] for line in process.access_log()] == ["file"] * 3
+
+
+def nameless_files(process: Process) -> list[str]:
+    """What the process holds open that has no name on the disk any more."""
+    found = []
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(descriptor.readlink()))
+    return [name for name in found if name.endswith("(deleted)")]
 
 
 def hold_little(writer: asyncio.StreamWriter) -> None:

@@ -9,6 +9,7 @@ FLOORS = {
     "exchange": 0,
     "story": 0,
     "tcp": 0,
+    "spool": 0,
     # rules: pure, no clock, no network
     "headers": 1,
     "paths": 1,
