@@ -92,7 +92,6 @@ class Body:
         source: BodySource,
         exchange: Exchange,
         budget: Budget,
-        *,
         route: str,
         limit_bytes: int | None,
         replay_bytes: int,

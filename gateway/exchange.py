@@ -58,7 +58,6 @@ class Exchange:
     moved = False  # body bytes moved since the last sweep
     waits_for_caller = False  # the next thing needed is body bytes from the caller
     ear: Ear | None = None  # of an answer from 400 up
-    counted = False  # in_flight counted
     repeated = False  # sent again after an answer that may be tried again once
     expired: "GatewayError | None" = None  # why the sweep ended the story
     story: "Story | None" = None

@@ -6,6 +6,7 @@ import os
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,8 +44,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 class Observer(Protocol):
     """Who is told of exchanges: metrics and the access log."""
-
-    def begin(self, exchange: Exchange) -> None: ...
 
     def end(self, exchange: Exchange) -> None: ...
 
@@ -108,6 +107,9 @@ class Proxy:
     def in_flight(self) -> int:
         return len(self._live)
 
+    def in_flight_by_route(self) -> Mapping[str, int]:
+        return Counter(exchange.route for exchange in self._live)
+
     async def handle(self, inbound: Inbound, answer: Answer) -> None:
         """Answer one request, whatever happens."""
         exchange = self._open(inbound)
@@ -143,7 +145,9 @@ class Proxy:
         caller = site.callers.identify(noted.items(), inbound.peer)  # 401
         match = site.table.match(head.raw_path)  # 400, 404
         route = match.route
-        self._begin(exchange, route.name, caller)
+        exchange.route = route.name
+        if caller is not None:
+            exchange.caller = caller.name
         origin = noted.get(b"origin")
         if origin is not None:
             cors.check_origin(route, origin)  # 403
@@ -152,7 +156,8 @@ class Proxy:
         check_method(route, head.method)  # 405
         if caller is not None:
             site.callers.check(caller, route.name)  # 403
-        self._refuse_loop(noted)  # 508
+        if b"via" in noted:
+            self._refuse_loop(noted[b"via"])  # 508
         deadline = self._begin_deadline(route.limits, inbound, exchange)  # 400
         place = site.places[route.name]
         caller_gate = None if caller is None else self._admission.callers.get(caller.name)
@@ -160,7 +165,9 @@ class Proxy:
         body: Body | None = None
         failed: GatewayError | None = None
         try:
-            body = self._open_body(route, inbound, exchange)  # 413
+            body = Body(  # 413
+                inbound.body, exchange, self._budget, route.name, route.limits.body_bytes, route.replay_bytes
+            )
             attempt, response, beginning = await self._send(  # 502, 503, 504, 413, 408
                 inbound, answer, exchange, match, place, body, deadline
             )
@@ -349,9 +356,8 @@ class Proxy:
         exchange.status, exchange.head_sent = 204, True
         answer.end()
 
-    def _refuse_loop(self, noted: Mapping[bytes, bytes]) -> None:
-        via = noted.get(b"via")
-        if via is not None and self._via_name in via:
+    def _refuse_loop(self, via: bytes) -> None:
+        if self._via_name in via:
             raise Loop("The request has been through this gateway already: an upstream leads back here.")
 
     def _begin_deadline(self, bounds: Limits, inbound: Inbound, exchange: Exchange) -> Deadline:
@@ -367,16 +373,6 @@ class Proxy:
         if bounds.first_byte_seconds is not None:
             exchange.first_byte_limit_seconds = bounds.first_byte_seconds
         return deadline
-
-    def _open_body(self, route: Route, inbound: Inbound, exchange: Exchange) -> Body:
-        return Body(
-            inbound.body,
-            exchange,
-            self._budget,
-            route=route.name,
-            limit_bytes=route.limits.body_bytes,
-            replay_bytes=route.replay_bytes,
-        )
 
     def _answer_lines(self, head: RequestHead, route: Route, response: ResponseHead, exchange: Exchange) -> Lines:
         """The upstream's fields, and ours."""
@@ -414,12 +410,6 @@ class Proxy:
         exchange.story = inbound.story
         self._live.add(exchange)
         return exchange
-
-    def _begin(self, exchange: Exchange, route: str, caller: Caller | None) -> None:
-        exchange.route = route
-        if caller is not None:
-            exchange.caller = caller.name
-        self._observer.begin(exchange)
 
     def request_id(self, noted: Mapping[bytes, bytes]) -> str:
         """The caller's X-Request-Id where it is safe to repeat, else one of ours."""

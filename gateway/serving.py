@@ -115,13 +115,7 @@ class Serving:
 
     # proxy.Observer
 
-    def begin(self, exchange: Exchange) -> None:
-        exchange.counted = True
-        self.metrics.begin(exchange.route)
-
     def end(self, exchange: Exchange) -> None:
-        if exchange.counted:
-            self.metrics.end(exchange.route)
         ended = self._now()
         self.metrics.observe(exchange, ended)
         self._access_log.write(exchange, ended, time.time())
@@ -156,6 +150,7 @@ class Serving:
             states["idle"] += upstream.idle
             skews[upstream.label] = upstream.clock_skew_seconds
         return Gauges(
+            in_flight=self.proxy.in_flight_by_route(),
             credentials=self.states(),
             clock_skew_seconds=skews,
             upstream_connections=connections,

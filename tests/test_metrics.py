@@ -41,6 +41,7 @@ GAUGES = Gauges(
         "account-token": CredentialState(usable=True, summary="fresh", expiry=5000.0),
         "key": CredentialState(usable=False, summary="held"),
     },
+    in_flight={"poetry": 1},
     clock_skew_seconds={"https://a": -90.0},
     upstream_connections={"https://a": {"idle": 3, "busy": 1}},
     breakers={"poetry": "half-open"},
@@ -147,17 +148,12 @@ def test_series_stay_few(moment: Moment) -> None:
 
 
 def test_in_flight() -> None:
-    """What began and has not ended is in flight; unknown routes count as no route."""
-    metrics = Metrics("1", ["poetry"])
-    metrics.begin("poetry")
-    metrics.begin("poetry")
-    metrics.begin("ghost")
-    metrics.end("poetry")
-
-    text, _ = metrics.text()
+    """What is in flight is asked for at the scrape; a route that has nothing in flight says 0."""
+    text, _ = Metrics("1", ["poetry", "idle"], gauges=lambda: Gauges(in_flight={"poetry": 1})).text()
 
     assert value(text, "gateway_requests_in_flight", route="poetry") == 1
-    assert value(text, "gateway_requests_in_flight", route="-") == 1
+    assert value(text, "gateway_requests_in_flight", route="idle") == 0
+    assert value(text, "gateway_requests_in_flight", route="-") == 0
 
 
 def test_gauges() -> None:
@@ -238,12 +234,12 @@ def test_workers_add_up(moment: Moment) -> None:
             clock_skew_seconds={"https://a": 30.0},
             upstream_connections={"https://a": {"idle": 1}, "https://b": {"busy": 2}},
             breakers={"poetry": "open"},
+            in_flight={"poetry": 1},
             body_memory_bytes=1,
             reload_success_timestamp=2000.0,
         ),
     )
     for metrics in (one, other):
-        metrics.begin("poetry")
         metrics.observe(make_exchange(moment, first_byte_seconds=0.1, error="Gateway.Loop"), 10.5)
         metrics.refreshed("account-token", "ok")
 
@@ -272,7 +268,6 @@ def test_workers_add_up(moment: Moment) -> None:
 def test_a_dead_workers_counts_stay(moment: Moment) -> None:
     """What a worker had counted stays when it dies, and nothing of it is in flight any more."""
     dead, alive = Metrics("1", ["poetry"], gauges=lambda: GAUGES), Metrics("1", ["poetry"])
-    dead.begin("poetry")
     dead.observe(make_exchange(moment), 10.1)
     alive.observe(make_exchange(moment), 10.1)
 

@@ -27,6 +27,7 @@ _Key = TypeVar("_Key")
 class Gauges:
     """What is not counted but looked up when somebody asks; instants are Unix time."""
 
+    in_flight: Mapping[str, int] = field(default_factory=dict)  # requests by route; a route that is not named has none
     credentials: Mapping[str, "CredentialState"] = field(default_factory=dict)
     clock_skew_seconds: Mapping[str, float] = field(default_factory=dict)  # by upstream; positive: it is ahead
     upstream_connections: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by upstream, then state
@@ -47,7 +48,6 @@ class RouteCounts:
         "errors",
         "first_bytes",
         "first_bytes_sum",
-        "in_flight",
         "request_bytes",
         "requests",
         "response_bytes",
@@ -56,7 +56,6 @@ class RouteCounts:
     )
 
     def __init__(self) -> None:
-        self.in_flight = 0
         self.requests: dict[tuple[str, int], int] = {}
         self.durations = [0] * (len(BUCKETS_SECONDS) + 1)  # one count per bucket, not cumulative; the last is +Inf
         self.durations_sum = 0.0
@@ -120,13 +119,6 @@ class Metrics:
         """The counts of a route; those of ``-`` for a name that is not in the configuration."""
         return self._routes.get(name, self._unmatched)
 
-    def begin(self, route: str) -> None:
-        """A request of ``route`` is in flight from now on, until ``end``."""
-        self._routes.get(route, self._unmatched).in_flight += 1
-
-    def end(self, route: str) -> None:
-        self._routes.get(route, self._unmatched).in_flight -= 1
-
     def retried(self, route: str, reason: str) -> None:
         """Another attempt is made; ``reason`` is of a fixed set (as ``connect``, ``auth_expired``)."""
         _count(self.route(route).retries, reason)
@@ -184,7 +176,7 @@ class Metrics:
                 for ended, request_id, route, code, what in self._recent
             ],
             "gauges": {
-                "in_flight": {name: counts.in_flight for name, counts in self._routes.items()},
+                "in_flight": {name: gauges.in_flight.get(name, 0) for name in self._routes},
                 "body_memory_bytes": gauges.body_memory_bytes,
                 "upstream_connections": {name: dict(states) for name, states in gauges.upstream_connections.items()},
                 "clock_skew_seconds": dict(gauges.clock_skew_seconds),

@@ -267,7 +267,6 @@ class Lane:
             "in flight": serving.proxy.in_flight,
             "admitted": admission.in_flight,
             "admitted on routes": sum(gate.in_flight for gate in admission.routes.values()),
-            "counted": sum(counts.in_flight for counts in serving.metrics._routes.values()),
             "callers": len(serving.listener.connections),
             "busy upstream": sum(upstream.busy for upstream in serving._upstreams),
             "body memory": serving._budget.used_bytes,
