@@ -84,6 +84,7 @@ class Reader:
             server.wait(timeout=10)
 
     def _here(self, text: str) -> str:
+        text = text.replace("gateway simulate ", "gateway simulate --listen 127.0.0.1:9000 ")  # its default
         for documented, port in self._ports.items():
             text = re.sub(rf"127\.0\.0\.1:{documented}\b", f"127.0.0.1:{port}", text)
         return text
