@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,13 +23,19 @@ DOCUMENTS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if _BLOCK.se
 
 
 class Reader:
-    """Somebody with a terminal, an empty folder and the command on the PATH. The ports of the documents are free ones here."""
+    """Somebody with a terminal, the command on the PATH, and a folder that holds the project's `deploy` and nothing else.
+
+    The ports of the documents are free ones here.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "folder"
-        self._folder.mkdir()
-        gateway, simulator = pair_of_ports(), pair_of_ports()
-        self._ports = {8080: gateway, 8081: gateway + 1, 9000: simulator, 9001: simulator + 1}
+        shutil.copytree(ROOT / "deploy", self._folder / "deploy")
+        self._ports: dict[int, int] = {}
+        for documented in (8080, 8443, 9000, 9090, 18080):
+            free = pair_of_ports()
+            self._ports |= {documented: free, documented + 1: free + 1}
+        self._translate_files()
         command = folder / "bin/modelarts-gateway"
         command.parent.mkdir()
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m gateway "$@"\n')
@@ -40,6 +47,9 @@ class Reader:
 
     def start(self, text: str) -> None:
         """Start a server and wait until it serves."""
+        program = text.split(maxsplit=1)[0]
+        if shutil.which(program, path=self._environ["PATH"]) is None:
+            pytest.skip(f"{program} is not installed")
         log = self._folder.parent / f"server-{len(self._servers)}.log"
         with log.open("wb") as output:
             server = subprocess.Popen(
@@ -52,12 +62,11 @@ class Reader:
             )
         self._servers.append(server)
         until = time.monotonic() + 15
-        while not re.search(r" serves |^Faults: ", log.read_text(), re.MULTILINE):
+        while not re.search(r" serves |^Faults: |ready to receive web requests", log.read_text(), re.MULTILINE):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.02)
-        for written in self._folder.rglob("*.yaml"):
-            written.write_text(self._here(written.read_text()))
+        self._translate_files()
 
     def run(self, language: str, text: str) -> str:
         """What a block prints. It has to succeed."""
@@ -73,6 +82,7 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        self._translate_files()
         said = done.stdout.replace("\r\n", "\n")
         for documented, port in self._ports.items():
             said = said.replace(f"127.0.0.1:{port}", f"127.0.0.1:{documented}")
@@ -82,6 +92,12 @@ class Reader:
         for server in reversed(self._servers):
             server.kill()
             server.wait(timeout=10)
+
+    def _translate_files(self) -> None:
+        for written in self._folder.rglob("*.yaml"):
+            before = written.read_text()
+            if (text := self._here(before)) != before:
+                written.write_text(text)
 
     def _here(self, text: str) -> str:
         text = text.replace("gateway simulate ", "gateway simulate --listen 127.0.0.1:9000 ")  # its default
@@ -131,7 +147,13 @@ def test_a_document_can_be_followed(path: Path, reader: Reader) -> None:
 
 def test_there_are_documents_to_follow() -> None:
     """The way from nothing to an answer, the tools, the streams and the refusals are among them."""
-    assert {path.stem for path in DOCUMENTS} >= {"getting-started", "tools", "streaming", "troubleshooting-401"}
+    assert {path.stem for path in DOCUMENTS} >= {
+        "getting-started",
+        "tools",
+        "streaming",
+        "troubleshooting-401",
+        "trying",
+    }
 
 
 @pytest.mark.parametrize(
