@@ -63,3 +63,32 @@ def test_arithmetic() -> None:
 
     assert failed == 0
     assert tried >= 7
+
+
+MEASURED = {
+    "a request, token or key": ("### Small JSON POST", "gateway-token", "CPU µs/request"),
+    "a request, signed": ("### Small JSON POST", "gateway-sign", "CPU µs/request"),
+    "a GB of bodies": ("### 12 MB uploads", "gateway-token", "CPU s/GB"),
+    "a GB of bodies whose hash is signed": ("### 12 MB uploads", "gateway-sign", "CPU s/GB"),
+    "an event of a stream": ("### 500 event streams", "gateway-token", "CPU µs/event"),
+    "a request in flight": ("### 1,000 requests in flight", "gateway-token", "growth KiB/request"),
+    "the process": ("### Start to first answer", "gateway-token", "idle MiB"),
+}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table of a text."""
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[0].splitlines()]
+
+
+@pytest.mark.parametrize("what", MEASURED)
+def test_planning_is_on_the_safe_side(what: str) -> None:
+    """No figure that docs/scaling.md plans with is below what docs/performance.md has measured."""
+    heading, peer, column = MEASURED[what]
+    heads, *measured = rows((ROOT / "docs/performance.md").read_text().split(heading)[1])
+    figure = next(row for row in measured if row[0] == peer)[heads.index(column)]
+    planned = dict(row[:2] for row in rows(DOCUMENTS[2].read_text().split("## How many replicas")[1]))[what]
+
+    assert float(planned.split()[0]) >= float(figure)
