@@ -2,14 +2,16 @@
 
 import doctest
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.cli import COMMANDS
 
-from .manifests import ROOT, need, render, shell_blocks
+from .manifests import KUBERNETES, ROOT, need, render, shell_blocks
 
 DOCUMENTS = [ROOT / "docs" / name for name in ("deploying.md", "operating.md", "scaling.md")]
 
@@ -28,6 +30,36 @@ def test_what_is_applied_renders() -> None:
 
     assert {Path(folder).name for folder in folders} == {"service", "egress", "sidecar", "simulator"}
     assert all(render(ROOT / folder) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("begins", "brings"),
+    [
+        pytest.param("images:", "image: registry.example.com/platform/modelarts-gateway:0.1.0", id="another image"),
+        pytest.param("components:", "name: modelarts-gateway-sidecar", id="the sidecar"),
+        pytest.param("patches:", "cidr: 10.1.2.3/32", id="a private upstream"),
+    ],
+)
+def test_what_goes_into_a_kustomization_renders(begins: str, brings: str, tmp_path: Path) -> None:
+    """The pieces of a kustomization that docs/deploying.md shows do what it says, in an overlay over the service."""
+    block = re.search(rf"^```text\n({begins}\n.*?)^```$", DOCUMENTS[0].read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    folder = tmp_path / "kubernetes/overlays/tried"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(f"resources: [../service]\n{block[1]}")
+
+    assert brings in yaml.safe_dump_all(render(folder))
+
+
+def test_the_adapters_rule_names_our_metric() -> None:
+    """The rule for prometheus-adapter is YAML, and asks for the metric by which the component scales."""
+    block = re.search(r"^```text\n(rules:.*?)^```$", DOCUMENTS[2].read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    (rule,) = yaml.safe_load(block[1])["rules"]
+    component = (KUBERNETES / "components/scale-on-in-flight/kustomization.yaml").read_text()
+
+    assert re.sub(r"\{.*", "", rule["seriesQuery"]) in component
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
