@@ -36,7 +36,7 @@ def test_what_is_applied_renders() -> None:
     ("begins", "brings"),
     [
         pytest.param("images:", "image: registry.example.com/platform/modelarts-gateway:0.1.0", id="another image"),
-        pytest.param("components:", "name: modelarts-gateway-sidecar", id="the sidecar"),
+        pytest.param("components:", "listen: 127.0.0.1:18080", id="the sidecar"),
         pytest.param("patches:", "cidr: 10.1.2.3/32", id="a private upstream"),
     ],
 )
