@@ -12,6 +12,11 @@ PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 IMAGE ?= modelarts-gateway:dev
 
+# The engine's client, where it is not Docker's own: make image DOCKER=podman.
+DOCKER ?= docker
+# What follows pip's own words, which name neither the cause nor the cure when no index answers.
+PIP_HINT := { echo "pip could not install what the gateway needs. Does it reach a package index? PIP_INDEX_URL, PIP_PROXY or pip.conf name one; the same command tries again." >&2; exit 1; }
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -31,12 +36,12 @@ $(MADE):
 # Each is made again only when pyproject.toml changes. The stamp is written last, so an interrupted installation is repeated.
 $(RUNS): pyproject.toml | $(MADE)
 	@echo "Installing the gateway into $(VENV): a few seconds the first time ..."
-	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[speed]'
+	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[speed]' || $(PIP_HINT)
 	@touch $@
 
 $(INSTALLED): pyproject.toml | $(MADE)
 	@echo "Installing the gateway and its tools into $(VENV): about a minute the first time ..."
-	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --quiet --progress-bar off -e '.[$(EXTRAS)]' || $(PIP_HINT)
 	@touch $(RUNS) $@
 
 .PHONY: setup
@@ -97,12 +102,12 @@ sbom: $(INSTALLED) ## write dist/sbom.json: what the gateway ships, in CycloneDX
 	@echo "dist/sbom.json"
 
 .PHONY: image
-image: ## build the container image; IMAGE=name:tag, BASE_IMAGE=... for another base
-	docker build --tag $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+image: ## build the container image; IMAGE=name:tag, BASE_IMAGE=... for another base, DOCKER=podman for another engine
+	$(DOCKER) build --tag $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
 
 .PHONY: image-test
 image-test: ## build the image and try it: read-only, no capabilities, no network; DOCKER=podman for another engine
-	IMAGE='$(IMAGE)' BUILD_ARGS='$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)' .ci/image-test
+	DOCKER='$(DOCKER)' IMAGE='$(IMAGE)' BUILD_ARGS='$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)' .ci/image-test
 
 .PHONY: clean
 clean: ## remove what these targets made

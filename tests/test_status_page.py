@@ -1,6 +1,7 @@
 """The status page in a real browser: a gateway with traffic behind it, looked at with Debian's Chromium."""
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -163,11 +164,13 @@ async def test_a_glance(browser: Browser, gateway: InProcess, modelarts: Simulat
     assert any(row["Clock, upstream minus ours"] in ("+299 s", "+300 s") for row in skews)
 
     lost = await view.row("errors", "the-lost-one")
-    assert lost["Error"].startswith("Gateway.RouteNotFound\nRun `explain METHOD PATH`")
+    assert lost["Error"].startswith("Gateway.RouteNotFound\nRun explain METHOD PATH: ")
     assert (await view.row("errors", "the-open-circuit"))["Error"].startswith("Gateway.CircuitOpen\n")
     throttled = await view.row("errors", "the-throttled-one")
     assert throttled["Error"].startswith("upstream throttled\nThe platform's flow control")
     assert (throttled["Code"], throttled["Route"]) == ("429", "code")
+    assert await view.page.locator("#errors code", has_text="explain METHOD PATH").count() == 1
+    assert re.fullmatch(r"5xx, last \d+ s", await view.page.inner_text("#failed-label"))
 
     notes = await view.page.inner_text("#notes")
     assert "The configuration file on disk was refused; the one before it serves." in notes

@@ -6,6 +6,7 @@ and the bytes written by what does so in `serve`; only the connection is one tha
 
 import asyncio
 import hashlib
+import os
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 # How long `--curl` waits for a token: one attempt takes at most 10 s.
 _TOKEN_SECONDS = 15.0
 _REPEATABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_VIA = b"1.1 modelarts-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ async def _run(config: "Config", given: Given, run: DryRun, *, live: bool) -> No
         replay_bytes=route.replay_bytes,
     )
     try:
-        outbound = prepare(head, match, body, exchange.request_id, _VIA)
+        outbound = prepare(head, match, body, exchange.request_id, _via())
         await _authorize(config, outbound, run, live=live)
         _write(outbound, exchange, run, given.body or b"")
     finally:
@@ -195,6 +195,11 @@ def _request_id(head: RequestHead) -> str:
     """The caller's where the gateway repeats it, else one that looks like the gateway's."""
     theirs = head.fields.noted.get(b"x-request-id", b"")
     return theirs.decode("ascii") if _REPEATABLE_ID.fullmatch(theirs) else uuid.uuid4().hex
+
+
+def _via() -> bytes:
+    """One that looks like the gateway's: each has a name of its own, by which it knows a request that comes back."""
+    return b"1.1 modelarts-gateway-" + os.urandom(6).hex().encode()
 
 
 def _check_size(head: bytes, limit_bytes: int | None) -> None:

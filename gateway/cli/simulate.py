@@ -10,7 +10,7 @@ project scope, signatures, the 15-minute clock window, 12 MB, 40 s; it locks key
 """
 EXAMPLE = """\
 example:
-  modelarts-gateway simulate --listen 127.0.0.1:9000
+  modelarts-gateway simulate --write-config simulated      and a gateway.yaml for it, with its secrets
   modelarts-gateway simulate --json        one JSON object with addresses and accepted credentials, then it serves
 """
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat model that repeats what it was told, word by word."""
+"""A chat model that repeats what it was told, word by word: by OpenAI's interface and by Anthropic's."""
 
 import asyncio
 import json
@@ -12,10 +12,11 @@ from gateway.simulator.options import Options
 # The words of a v1 streaming service (ModelArts user guide, "Accessing a Real-Time Service Using SSE").
 STREAM_TYPE = "text/event-stream;charset=UTF-8"
 _DEFAULT_MODEL = "simulated-model"
+_ENDED = {"stop_reason": "end_turn", "stop_sequence": None}
 
 
 class Chat:
-    """Completions and the list of models."""
+    """Completions, messages and the list of models."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -32,13 +33,7 @@ class Chat:
         Raises:
             Refused: 400 for a body that is no chat request, 404 for a model that ``Options.models`` does not name.
         """
-        if method != "POST":
-            raise Refused(405, "ModelArts.81001", "Method Not Allowed")
-        ask = _request(content)
-        model = ask.get("model") or _DEFAULT_MODEL
-        if self._options.models and model not in self._options.models:
-            raise Refused(404, "ModelArts.81009", f"The model {model} does not exist.")
-        words = ["You", "said:", *_last_words(ask)]
+        ask, model, words = self._asked(method, content)
         prompt_tokens = sum(len(_text(message).split()) for message in ask["messages"])
         usage = {
             "prompt_tokens": prompt_tokens,
@@ -53,6 +48,50 @@ class Chat:
         message = {"role": "assistant", "content": " ".join(words)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         return json_answer(200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def message(self, method: str, content: bytes, request_id: str) -> Answer:
+        """``POST /anthropic/v1/messages``, whole or as server-sent events when ``stream`` is true.
+
+        Source: Anthropic API reference, "Messages" and "Streaming messages".
+
+        Raises:
+            Refused: as ``complete``.
+        """
+        ask, model, words = self._asked(method, content)
+        head = {"id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model}
+        read = {"input_tokens": sum(len(_text(message).split()) for message in ask["messages"])}
+        if ask.get("stream"):
+            return Answer(200, self._steps(head, words, read), STREAM_TYPE, (("Cache-Control", "no-cache"),))
+        said = [{"type": "text", "text": " ".join(words)}]
+        usage = {**read, "output_tokens": len(words)}
+        return json_answer(200, {**head, "content": said, **_ENDED, "usage": usage})
+
+    def _asked(self, method: str, content: bytes) -> tuple[dict[str, Any], str, list[str]]:  # Any: JSON
+        """The request, its model, and the words to answer."""
+        if method != "POST":
+            raise Refused(405, "ModelArts.81001", "Method Not Allowed")
+        ask = _request(content)
+        model = ask.get("model") or _DEFAULT_MODEL
+        if self._options.models and model not in self._options.models:
+            raise Refused(404, "ModelArts.81009", f"The model {model} does not exist.")
+        return ask, model, ["You", "said:", *_last_words(ask)]
+
+    async def _steps(
+        self, head: dict[str, Any], words: list[str], read: dict[str, int]
+    ) -> AsyncGenerator[bytes, None]:  # Any: JSON
+        def step(kind: str, **fields: object) -> bytes:
+            return f"event: {kind}\n".encode() + _event({"type": kind, **fields})
+
+        begun = {**head, "content": [], **dict.fromkeys(_ENDED), "usage": {**read, "output_tokens": 0}}
+        yield step("message_start", message=begun)
+        yield step("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        for position, word in enumerate(words):
+            await asyncio.sleep(self._options.word_seconds)
+            delta = {"type": "text_delta", "text": word if position == 0 else f" {word}"}
+            yield step("content_block_delta", index=0, delta=delta)
+        yield step("content_block_stop", index=0)
+        yield step("message_delta", delta=_ENDED, usage={"output_tokens": len(words)})
+        yield step("message_stop")
 
     async def _events(
         self, head: dict[str, Any], words: list[str], usage: dict[str, int] | None

@@ -14,7 +14,8 @@ from gateway.simulator.options import CREDENTIALS, Options
 from gateway.simulator.quantities import seconds, size_bytes
 from gateway.simulator.server import Simulator
 
-_LISTEN = "127.0.0.1:8080"
+# Not the gateway's own ports, so that both run side by side as they come.
+_LISTEN = "127.0.0.1:9000"
 _FAMILIES = {
     "iam": "IAM: POST /v3/auth/tokens",
     "v1_iam": "v1 service, IAM address: token or AK/SK signature",
@@ -81,7 +82,10 @@ async def _serve(simulator: Simulator, arguments: argparse.Namespace) -> int:
     try:
         await simulator.start(host, port, admin_port, admin_host)
     except OSError as error:
-        sys.stderr.write(f"simulate: cannot listen on {host}:{port} or its admin port: {error.strerror}\n")
+        sys.stderr.write(
+            f"simulate: cannot listen on {host}:{port} or its admin port: {error.strerror}\n"
+            f"  --listen {host}:0 takes any free ports and says which.\n"
+        )
         return 1
     try:
         if not _loopback(host):

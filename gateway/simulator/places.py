@@ -46,6 +46,7 @@ TOKENS_PATH = "/v3/auth/tokens"
 ID_TOKEN_PATH = "/v3.0/OS-AUTH/id-token/tokens"  # noqa: S105 - a path
 _MAAS_BASES = ("/openai/v1", "/v1", "/v2")
 _MAAS_PATHS = ("/chat/completions", "/models", "/echo")
+_MAAS_MESSAGES = "/anthropic/v1/messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def find(path: str) -> Place:
     for family, base in SERVICES.items():
         if path == base or path.startswith(f"{base}/"):
             return Place(family, path[len(base) :])
+    if path == _MAAS_MESSAGES:
+        return Place(Family.MAAS, path)
     for base in _MAAS_BASES:
         for inner in _MAAS_PATHS:
             if path == base + inner:

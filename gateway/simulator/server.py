@@ -243,6 +243,8 @@ class Simulator:
                 return self._chat.models()
             case "/v1/chat/completions":
                 return self._chat.complete(head.method, body.content, exchange.request_id)
+            case "/anthropic/v1/messages":
+                return self._chat.message(head.method, body.content, exchange.request_id)
             case _:
                 return models.answer(head, place.path, body)
 

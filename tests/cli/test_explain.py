@@ -111,6 +111,7 @@ def test_the_request_that_leaves(config: Path) -> None:
     assert "POST https://up.example.com/v1/infers/Z/predictions?b=2&a=1" in finished.stdout
     lines = [line.strip() for line in finished.stdout.splitlines()]
     assert "Host: up.example.com" in lines
+    assert any(re.fullmatch(r"Via: 1\.1 modelarts-gateway-[0-9a-f]{12}", line) for line in lines)
     assert "X-Thing: 1" in lines
     assert "X-Apig-AppCode: ***" in lines
     assert "Content-Length: 5" in lines

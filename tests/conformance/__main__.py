@@ -24,7 +24,7 @@ example (nginx, with the configuration beside this file):
 """
 
 
-def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.conformance",
         description="Hostile and ordinary HTTP/1.1 through a proxy, both ends scripted on raw sockets.",

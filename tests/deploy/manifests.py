@@ -85,7 +85,7 @@ def port_of(container: Manifest, name: str | int) -> int:
 
 def shell_blocks(document: Path) -> str:
     """The commands of a document, continued lines joined."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh(?: \w+)?\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
     return "".join(blocks).replace("\\\n", " ")
 
 

@@ -2,14 +2,16 @@
 
 import doctest
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.cli import COMMANDS
 
-from .manifests import ROOT, need, render, shell_blocks
+from .manifests import KUBERNETES, ROOT, need, render, shell_blocks
 
 DOCUMENTS = [ROOT / "docs" / name for name in ("deploying.md", "operating.md", "scaling.md")]
 
@@ -28,6 +30,36 @@ def test_what_is_applied_renders() -> None:
 
     assert {Path(folder).name for folder in folders} == {"service", "egress", "sidecar", "simulator"}
     assert all(render(ROOT / folder) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("begins", "brings"),
+    [
+        pytest.param("images:", "image: registry.example.com/platform/modelarts-gateway:0.1.0", id="another image"),
+        pytest.param("components:", "listen: 127.0.0.1:18080", id="the sidecar"),
+        pytest.param("patches:", "cidr: 10.1.2.3/32", id="a private upstream"),
+    ],
+)
+def test_what_goes_into_a_kustomization_renders(begins: str, brings: str, tmp_path: Path) -> None:
+    """The pieces of a kustomization that docs/deploying.md shows do what it says, in an overlay over the service."""
+    block = re.search(rf"^```text\n({begins}\n.*?)^```$", DOCUMENTS[0].read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    folder = tmp_path / "kubernetes/overlays/tried"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(f"resources: [../service]\n{block[1]}")
+
+    assert brings in yaml.safe_dump_all(render(folder))
+
+
+def test_the_adapters_rule_names_our_metric() -> None:
+    """The rule for prometheus-adapter is YAML, and asks for the metric by which the component scales."""
+    block = re.search(r"^```text\n(rules:.*?)^```$", DOCUMENTS[2].read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    (rule,) = yaml.safe_load(block[1])["rules"]
+    component = (KUBERNETES / "components/scale-on-in-flight/kustomization.yaml").read_text()
+
+    assert re.sub(r"\{.*", "", rule["seriesQuery"]) in component
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -63,3 +95,32 @@ def test_arithmetic() -> None:
 
     assert failed == 0
     assert tried >= 7
+
+
+MEASURED = {
+    "a request, token or key": ("### Small JSON POST", "gateway-token", "CPU µs/request"),
+    "a request, signed": ("### Small JSON POST", "gateway-sign", "CPU µs/request"),
+    "a GB of bodies": ("### 12 MB uploads", "gateway-token", "CPU s/GB"),
+    "a GB of bodies whose hash is signed": ("### 12 MB uploads", "gateway-sign", "CPU s/GB"),
+    "an event of a stream": ("### 500 event streams", "gateway-token", "CPU µs/event"),
+    "a request in flight": ("### 1,000 requests in flight", "gateway-token", "growth KiB/request"),
+    "the process": ("### Start to first answer", "gateway-token", "idle MiB"),
+}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table of a text."""
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[0].splitlines()]
+
+
+@pytest.mark.parametrize("what", MEASURED)
+def test_planning_is_on_the_safe_side(what: str) -> None:
+    """No figure that docs/scaling.md plans with is below what docs/performance.md has measured."""
+    heading, peer, column = MEASURED[what]
+    heads, *measured = rows((ROOT / "docs/performance.md").read_text().split(heading)[1])
+    figure = next(row for row in measured if row[0] == peer)[heads.index(column)]
+    planned = dict(row[:2] for row in rows(DOCUMENTS[2].read_text().split("## How many replicas")[1]))[what]
+
+    assert float(planned.split()[0]) >= float(figure)

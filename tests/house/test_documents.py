@@ -126,7 +126,7 @@ def test_python_compiles(text: str) -> None:
 def command_lines(text: str) -> Iterator[list[str]]:
     """The arguments of each call of our command in a block."""
     for line in text.replace("\\\n", " ").splitlines():
-        if found := re.match(r"(?:\S*/)?modelarts-gateway (.*)", line):
+        if found := re.match(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?modelarts-gateway (.*)", line):
             words = shlex.shlex(found[1], posix=True, punctuation_chars=True)
             words.whitespace_split = True
             arguments = []
@@ -146,6 +146,27 @@ def test_our_commands_take_these_arguments(text: str) -> None:
         importlib.import_module(f"gateway.cli.{name}").add_arguments(parser)
 
         parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_knows_its_targets(document: Path) -> None:
+    """Every `make` that a document tells readers to type names a target there is."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), re.MULTILINE)
+
+    assert [name for name in named if name not in targets] == []
+
+
+def test_options_of_the_tools_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documents on conformance and performance call their programs with arguments that these take."""
+    for name, program in (("conformance", "tests.conformance"), ("performance", "bench")):
+        arguments = importlib.import_module(f"{program}.__main__")._arguments
+        text = (ROOT / f"docs/{name}.md").read_text().replace("\\\n", " ")
+        lines = re.findall(rf"^(?:\S*python -m {re.escape(program)}|{program}/run) ?(.*)$", text, re.MULTILINE)
+        assert lines
+        for line in lines:
+            monkeypatch.setattr("sys.argv", [program, *shlex.split(line, comments=True)])
+            arguments()
 
 
 def test_every_refusal_of_a_credential_is_explained() -> None:

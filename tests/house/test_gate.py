@@ -128,3 +128,31 @@ def test_targets_are_listed() -> None:
     assert finished.returncode == 0, finished.stderr
     for target in ("demo", "test", "check", "format"):
         assert f"make {target}" in finished.stdout
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_no_package_index_says_what_to_do(target: str, tmp_path: Path) -> None:
+    """When pip reaches no index, the last word of `make` is ours: where indexes are named."""
+    for name in ("Makefile", "pyproject.toml", ".ci/find-python", ".venv/bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for name, text in ((".ci/find-python", "echo true"), (".venv/bin/python", 'test "$2" != pip')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    made = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+
+    assert made.returncode != 0
+    assert "PIP_INDEX_URL" in made.stderr
+
+
+def test_the_image_is_built_by_the_engine_there_is() -> None:
+    """DOCKER names the client that builds and tries the image; the documents say so to those who have podman alone."""
+    for target in ("image", "image-test"):
+        said = subprocess.run(
+            ["make", "-n", target, "DOCKER=podman"], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+        )
+
+        assert "podman" in said.stdout, target
+        assert "docker build" not in said.stdout

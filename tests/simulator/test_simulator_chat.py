@@ -1,5 +1,6 @@
-"""Chat completions, as the OpenAI SDK sees them."""
+"""Chat completions and messages, as the SDKs of OpenAI and Anthropic see them."""
 
+import anthropic
 import openai
 import pytest
 
@@ -43,6 +44,21 @@ async def test_openai_sdk(simulator: Simulator, base: str) -> None:
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 10
     assert names == ["simulated-model"]
+
+
+async def test_anthropic_sdk(simulator: Simulator) -> None:
+    """Anthropic's SDK gets whole messages and streams from the address under /anthropic, with the same key."""
+    base, key = simulator.urls["maas"] + "/anthropic", simulator.credentials["api_key"]
+    async with anthropic.AsyncAnthropic(base_url=base, auth_token=key, max_retries=0) as sdk:
+        whole = await sdk.messages.create(model="any", max_tokens=9, messages=MESSAGES)  # type: ignore[arg-type]
+        async with sdk.messages.stream(model="any", max_tokens=9, messages=MESSAGES) as stream:  # type: ignore[arg-type]
+            words = [text async for text in stream.text_stream]
+            last = await stream.get_final_message()
+
+    assert [part.text for part in whole.content if part.type == "text"] == ["You said: the moon is bright"]
+    assert "".join(words) == "You said: the moon is bright"
+    assert len(words) == 6
+    assert (last.stop_reason, last.usage.input_tokens, last.usage.output_tokens) == ("end_turn", 4, 6)
 
 
 async def test_events_on_the_wire(simulator: Simulator) -> None:

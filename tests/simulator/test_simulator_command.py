@@ -57,6 +57,17 @@ async def test_a_taken_port_is_named() -> None:
 
     assert process.returncode == 1
     assert f"127.0.0.1:{port}" in errors.decode()
+    assert "--listen 127.0.0.1:0" in errors.decode()
+
+
+async def test_it_does_not_take_the_gateways_ports(simulator: Simulator, tmp_path: Path) -> None:
+    """Both run side by side as they come: by default the simulator listens elsewhere than the gateway does."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    _, port = parser.parse_args([]).listen
+    config = yaml.safe_load(example_config(simulator.urls, simulator.credentials, tmp_path))
+
+    assert {f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"}.isdisjoint({config["listen"], config["admin"]})
 
 
 @pytest.mark.parametrize(

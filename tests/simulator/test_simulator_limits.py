@@ -90,7 +90,7 @@ async def test_compressed_bodies_are_counted_as_received(simulator: Simulator, c
     assert reply.json()["body_bytes"] == 4
 
 
-@pytest.mark.parametrize("options", [Options(deadline_seconds=0.2, v2_chunk_seconds=0.2, word_seconds=0.15)])
+@pytest.mark.parametrize("options", [Options(deadline_seconds=0.3, v2_chunk_seconds=0.6, word_seconds=0.15)])
 class TestTimes:
     """Limits that are made short."""
 
