@@ -128,6 +128,26 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
+    async def ask(self, method: str, target: str, fields: dict[str, str] | None = None, **more: Any) -> Reply:
+        return await ask(self.port, method, target, fields, **more)
+
+    async def status(self) -> Any:  # Any: JSON
+        return (await ask(self.admin_port, "GET", "/status")).json()
+
+    async def samples(self, name: str) -> dict[str, float]:
+        """A metric's samples by their labels, as Prometheus writes them."""
+        text = (await ask(self.admin_port, "GET", "/metrics")).body.decode()
+        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    async def total(self, name: str) -> float:
+        """A metric's samples added up."""
+        return sum((await self.samples(name)).values())
+
+    async def workers(self) -> dict[int, int]:
+        """The serving workers' process ids by number."""
+        return {worker["worker"]: worker["pid"] for worker in (await self.status())["workers"]}
+
     async def ended(self, seconds: float = 15) -> int:
         """The exit status, once it has ended."""
         until = time.monotonic() + seconds

@@ -26,7 +26,7 @@ from gateway.workers.link import Answerer, Message
 log = logging.getLogger(__name__)
 
 # So old may the counts be that a worker takes with it when it dies.
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 0.5
 
 
 @runtime_checkable
@@ -44,7 +44,8 @@ class Supervisor:
         self._file = ConfigFile(config, content, self._apply)
         self._started = time.time()
         self._readiness = Readiness()
-        self._metrics = Metrics(__version__, (), config.credentials, gauges=self._gauges)
+        # Routes are counted by workers; known here, they have their numbers while there is no worker, too.
+        self._metrics = Metrics(__version__, _names(config), config.credentials, gauges=self._gauges)
         services = Services(time.time, time.monotonic, asyncio.sleep, self._refreshed)
         self._tracer = tracing.from_environment()
         if self._tracer is not None:
@@ -144,7 +145,7 @@ class Supervisor:
         def between() -> None:
             # Ours before theirs: a worker asks for the tokens of new credentials as soon as it has them.
             self._keyring.update(config)
-            self._metrics.reconfigure((), config.credentials)
+            self._metrics.reconfigure(_names(config), config.credentials)
 
         return await self._crew.change(content, between)
 
@@ -180,7 +181,7 @@ class Supervisor:
 
     async def metrics_text(self) -> tuple[bytes, str]:
         await self._crew.look("snapshot")
-        return render(self._snapshot())
+        return render(self._snapshot(), [worker.pid for worker in self._crew.serving if worker.pid is not None])
 
     def _verdict(self) -> Verdict:
         draining = self._crew.ending
@@ -243,3 +244,7 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 os.unlink(self.config.listen.unix_path)
         return self._crew.cut
+
+
+def _names(config: Config) -> list[str]:
+    return [route.name for route in config.routes]
