@@ -52,6 +52,7 @@ class Supervisor:
             services = replace(services, fetched=self._tracer.fetched)
         self._keyring = Keyring(services)
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()  # it cannot go on, and has to be drained and ended (``serving.watched``)
 
     @property
     def config(self) -> Config:
@@ -67,7 +68,7 @@ class Supervisor:
         config = self.config
         bound = sockets.bind(config.listen, "listen", config.workers)
         self.port = sockets.port_of(bound[0])
-        self._crew = Crew(config.workers, bound, str(config.path), self._file.content, self._answers)
+        self._crew = Crew(config.workers, bound, str(config.path), self._file.content, self._answers, self.failed)
         self._admin = AdminListener(self)
         try:
             self.admin_port = await self._admin.start(config.admin)
@@ -84,8 +85,8 @@ class Supervisor:
             await self.close()
             raise
         self._tasks = [
-            watched(self._look_forever(), "look"),
-            watched(self._look_at_files_forever(), "configuration-file"),
+            watched(self._look_forever(), "look", self.failed),
+            watched(self._look_at_files_forever(), "configuration-file", self.failed),
         ]
 
     # Work that goes on
@@ -111,7 +112,11 @@ class Supervisor:
     # Credentials: what workers ask, and what they are told
 
     def _answers(self, number: int) -> Mapping[str, Answerer]:
-        return {"token": self._answer_token, "spread": functools.partial(self._spread, number)}
+        return {
+            "token": self._answer_token,
+            "spread": functools.partial(self._spread, number),
+            "failing": functools.partial(self._failing, number),
+        }
 
     async def _answer_token(self, asked: Message) -> Message:
         """A worker asks for a token, having been refused one or not."""
@@ -128,6 +133,11 @@ class Supervisor:
     async def _spread(self, number: int, asked: Message) -> Message:
         """What one worker's upstream said of a credential, the other workers hear, too."""
         self._crew.tell("heard", asked, but=number)
+        return {}
+
+    async def _failing(self, number: int, _: Message) -> Message:
+        """A worker cannot go on (``serving.watched``)."""
+        self._crew.retire(number)
         return {}
 
     def _refreshed(self, credential: str, result: str) -> None:
