@@ -288,7 +288,10 @@ async def test_a_bad_file_changes_nothing(
     assert reason in process.stderr
 
 
-async def test_a_config_maps_symlinks(start_process: StartProcess, fake: FakeModelArts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2], ids=["one process", "two workers"])
+async def test_a_config_maps_symlinks(
+    start_process: StartProcess, fake: FakeModelArts, tmp_path: Path, workers: int
+) -> None:
     """A mounted directory whose ``..data`` link is swapped is noticed each time, secrets and all, without a signal."""
 
     def publish(version: str) -> None:
@@ -301,7 +304,8 @@ async def test_a_config_maps_symlinks(start_process: StartProcess, fake: FakeMod
         (tmp_path / "..new").symlink_to(folder.name)
         os.replace(tmp_path / "..new", tmp_path / "..data")
 
-    config = document(credentials={"code": {"kind": "app_code", "app_code": {"file": str(tmp_path / "code")}}})
+    code = {"kind": "app_code", "app_code": {"file": str(tmp_path / "code")}}
+    config = document(credentials={"code": code}, workers=workers)
     config |= {"listen": f"127.0.0.1:{free_port()}", "admin": f"127.0.0.1:{free_port()}"}
     publish("one")
     for name in ("gateway.yaml", "code"):
