@@ -107,9 +107,10 @@ async def in_process(
 class Process:
     """``modelarts-gateway serve`` as a user runs it, its two logs in files."""
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", folder: Path) -> None:
+    def __init__(self, popen: "subprocess.Popen[bytes]", folder: Path, path: Path) -> None:
         self._popen = popen
         self.pid = popen.pid
+        self.path = path  # of its configuration
         self._folder = folder
         self.port = 0
         self.admin_port = 0
@@ -229,7 +230,7 @@ async def as_process(
             stdout=stdout,
             stderr=stderr,
         )
-    process = Process(popen, folder)
+    process = Process(popen, folder, path)
     try:
         process.port, process.admin_port = _port(config["listen"]), _port(config["admin"])
         if wait:
