@@ -1,6 +1,7 @@
 """The status page in a real browser: the running program with traffic behind it, looked at with Debian's Chromium."""
 
 import asyncio
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -144,6 +145,7 @@ async def test_a_glance(browser: Browser, gateway: Process, modelarts: Simulator
     await gateway.ask("POST", "/token/echo", body=b"{}")
     await view.until("document.getElementById('in-flight').textContent === '1'")
 
+    assert re.fullmatch(r"5xx, last \d+ s", await view.page.inner_text("#failed-when"))
     token = await view.row("routes", "token")
     assert token["Route"].split("\n") == ["token", f"/token → {modelarts.urls['v1_iam']}"]
     assert (token["Credential"], token["Requests"], token["5xx"]) == ("account-token", "3", "0")
@@ -214,6 +216,8 @@ async def test_it_lives_without_flicker(browser: Browser, gateway: Process) -> N
     assert await view.page.evaluate("window.before.every(node => node.isConnected)")
     assert await view.page.evaluate("[window.removed, window.added]") == [0, 1]  # the one new error
     assert await view.page.evaluate("getSelection().toString()") == "the-lost-one"
+    await view.page.clock.fast_forward(60_000)
+    await view.until("document.getElementById('failed-when').textContent === '5xx, last minute'")
     assert view.complaints == []
 
 
