@@ -132,9 +132,13 @@ async def many(process: Process, count: int) -> None:
             assert (await caller.reply()).status == 200
 
 
-@pytest.mark.parametrize("workers", [1, 2], ids=["one process", "two workers"])
 @pytest.mark.parametrize(
-    "program", [pytest.param(TO_A_FULL_DISK, id="full disk"), pytest.param(TO_A_BLOCKED_PIPE, id="blocked pipe")]
+    ("program", "workers"),
+    [
+        pytest.param(TO_A_FULL_DISK, 1, id="full disk, one process"),
+        pytest.param(TO_A_FULL_DISK, 2, id="full disk, two workers"),
+        pytest.param(TO_A_BLOCKED_PIPE, 1, id="blocked pipe"),
+    ],
 )
 async def test_a_log_that_takes_nothing(
     start_process: StartProcess, fake: FakeModelArts, program: str, workers: int
