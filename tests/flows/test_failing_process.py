@@ -8,21 +8,24 @@ from fake_modelarts import Call, FakeModelArts
 from raw_caller import Caller, ask, request_bytes
 from running import ROOT, StartProcess, document, route
 
-# Loaded by every Python that is started with its folder in front (site, "sitecustomize"), workers included: the
-# sweep of one process fails once a file is there, which it takes away.
+# Loaded by every Python that is started with its folder in front (site, "sitecustomize"), workers included: what one
+# process does again and again fails once a file is there, which it takes away.
 FAILS_ONCE = """
 import os
 from gateway.listener import Listener
-sweep = Listener.sweep
+from gateway.workers.crew import Crew
 
-def failing(self, now):
-    try:
-        os.unlink({trigger!r})
-    except FileNotFoundError:
-        return sweep(self, now)
-    raise RuntimeError("planted-words")
+def failing(trigger, work):
+    def fails(*arguments):
+        try:
+            os.unlink(trigger)
+        except FileNotFoundError:
+            return work(*arguments)
+        raise RuntimeError("planted-words")
+    return fails
 
-Listener.sweep = failing
+Listener.sweep = failing({trigger!r}, Listener.sweep)
+Crew.end_those_that_hang = failing({trigger!r} + "-above", Crew.end_those_that_hang)
 """
 
 
@@ -110,3 +113,23 @@ async def test_a_worker_is_replaced(start_process: StartProcess, fake: FakeModel
     assert len(set(before.values()) & set(after.values())) == 1
     assert await process.total("gateway_worker_restarts_total") == 1
     assert await process.total("gateway_requests_total") == 28
+
+
+async def test_a_supervisor_ends(start_process: StartProcess, fake: FakeModelArts, trigger: Path) -> None:
+    """Nobody would look after the workers: all of them drain, and the gateway ends with 1."""
+    held = fake.behaviour = Held()
+    process = await start_process(document(route("r", fake.url), workers=2), environ(trigger))
+
+    async with Caller(process.port) as caller:
+        await caller.send(request_bytes("GET", "/r"))
+        await caller.head()
+        Path(f"{trigger}-above").touch()
+        await process.says("no new connections")
+        held.release.set()
+        rest = b""
+        while piece := await caller.receive():
+            rest += piece
+
+    assert rest.endswith(b"end\r\n0\r\n\r\n")
+    assert await process.ended() == 1
+    assert "task look broke off" in process.stderr
