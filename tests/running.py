@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -188,13 +190,18 @@ def _port(address: str) -> int:
     return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
 
 
+# Below the ports that the kernel gives to outgoing connections (ip_local_port_range of ip(7)): one of those that is free
+# now may be in use before the gateway has started, with three tests at a time and thousands of connections.
+_PORTS = range(20000, 32768)
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.asynccontextmanager
