@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import web
 
+from gateway import sockets
 from gateway.advice import ADVICE
 from gateway.metrics import summary
 from gateway.sockets import PortInUse
@@ -151,7 +152,7 @@ class AdminListener:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise PortInUse(f"cannot listen on {address} (admin): {error.strerror or 'not available'}") from None
+            raise PortInUse(f"cannot listen on {address} (admin): {sockets.why(error)}") from None
         return 0 if address.unix_path is not None else int(self._runner.addresses[0][1])
 
     async def close(self) -> None:

@@ -37,6 +37,11 @@ class Gateway:
     def config(self) -> Config:
         return self.file.config
 
+    @property
+    def failed(self) -> asyncio.Event:
+        """It cannot go on, and has to be drained and ended (``serving.watched``)."""
+        return self.serving.failed
+
     async def start(self) -> None:
         """Listen first, then obtain credentials in the background.
 
@@ -55,8 +60,8 @@ class Gateway:
             raise
         self.serving.start()
         self._tasks = [
-            watched(self._look_at_the_file(), "configuration-file"),
-            watched(self._look_at_readiness(), "readiness"),
+            watched(self._look_at_the_file(), "configuration-file", self.failed),
+            watched(self._look_at_readiness(), "readiness", self.failed),
         ]
 
     async def _apply(self, config: Config, content: bytes) -> tuple[str, ...]:

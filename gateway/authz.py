@@ -150,6 +150,7 @@ class Authz:
         self._readiness = Readiness()
         self._budget = Budget(0)
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()  # it cannot go on, and has to be ended (``serving.watched``)
         # A door without routes: this takes any method and path as they are.
         self._runner = web.ServerRunner(
             web.Server(self._answer, access_log=None, max_line_size=_HEAD_BYTES, max_field_size=_HEAD_BYTES),
@@ -163,7 +164,7 @@ class Authz:
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
         self._keyring.start()
-        self._tasks = [watched(self._read_again_forever(), "read-again")]
+        self._tasks = [watched(self._read_again_forever(), "read-again", self.failed)]
 
     async def close(self) -> None:
         """Finish what is being answered, within 5 seconds, and close everything."""

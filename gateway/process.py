@@ -53,6 +53,14 @@ class Signals:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
+    async def first_or(self, failed: asyncio.Event) -> None:
+        """Until the first signal comes, or ``failed`` is set; the next signal is the second either way."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.first, failed)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        self.first.set()
+
     async def unless_second(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work``, unless a second signal comes; then it is cancelled."""
         task = asyncio.ensure_future(work)

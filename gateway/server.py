@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config_path: str) -> int:
-    """Serve until a signal: 0 after a drain, 1 when an address cannot be had, 2 when the file is wrong."""
+    """Serve until a signal: 0 after a drain, 1 when an address cannot be had or something broke, 2 when the file is wrong."""
     content = read(config_path)
     try:
         config = load(config_path, credentials.kinds(), content=content)
@@ -31,7 +31,7 @@ def run(config_path: str) -> int:
 
 
 async def serve(config: Config, content: bytes) -> int:
-    """Run the gateway until SIGTERM or SIGINT has drained it; a second signal cuts at once."""
+    """Run the gateway until SIGTERM, SIGINT or a fault of its own has drained it; a second signal cuts at once."""
     for warning in config.warnings:
         log.warning("%s", warning)
     gateway = Gateway(config, content) if config.workers == 1 else Supervisor(config, content)
@@ -57,11 +57,11 @@ async def serve(config: Config, content: bytes) -> int:
         "" if config.workers == 1 else f", {config.workers} workers",
     )
     systemd.ready("serving")
-    await signals.first.wait()
+    await signals.first_or(gateway.failed)
     systemd.stopping()
     await signals.unless_second(gateway.drain())
     cut = await gateway.close()
     if cut:
         log.warning("%d requests were cut", cut)
     log.info("stopped")
-    return 0
+    return 1 if gateway.failed.is_set() else 0

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.1
 _CONNECTIONS_EVERY = 2  # sweeps; idle times and heads need not be exact to a tenth
 _POOLS_EVERY = 10
+# What running requests get, at most, when the work between requests has failed: their deadlines may not be kept any more.
+FAILED_DRAIN_SECONDS = 45.0
 
 Spread = Callable[[str, str, str], None]
 SharedToken = Callable[[str, bytes | None], Awaitable[Token]]
@@ -80,12 +82,13 @@ class Serving:
         self.listener = Listener(self.proxy.handle, self._refused, _bounds(config), asyncio.get_running_loop())
         self._tls = CallerTls(config.tls) if config.tls is not None else None
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()  # work that has to go on has ended: let running requests finish, and end
 
     def start(self) -> None:
         """Obtain credentials in the background, and keep time."""
         self.keyring.start()
         for name, work in (("sweep", self._sweep_forever()), ("read-again", self._read_again_forever())):
-            self._tasks.append(watched(work, name))
+            self._tasks.append(watched(work, name, self.failed))
 
     async def listen(self, sock: socket.socket) -> asyncio.AbstractServer:
         """Accept callers on a bound socket, which is ours from then on; ``listener.stop`` ends it."""
@@ -199,6 +202,10 @@ class Serving:
         """Take no new connections, and let running requests end: how many are left when ``drain`` has passed."""
         self.listener.stop_listening()
         seconds = self.config.process.drain_seconds
+        if self.failed.is_set():
+            seconds = FAILED_DRAIN_SECONDS if seconds is None else min(seconds, FAILED_DRAIN_SECONDS)
+            # If it was the sweep, it may do for those that end; if it breaks off again, the time above ends them.
+            self._tasks.append(watched(self._sweep_forever(), "sweep", self.failed))
         until = None if seconds is None else self._now() + seconds
         # Connections outlive their last request where the caller is slow to read the answer.
         while (self.listener.busy or self.proxy.in_flight) and (until is None or self._now() < until):  # noqa: ASYNC110 - many ways to end
@@ -230,10 +237,20 @@ async def pause_before_reading_again() -> None:
     await asyncio.sleep(READ_AGAIN_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
 
 
-def watched(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-    """A task that must not end by itself; if it does, the log says so."""
+def watched(work: Coroutine[Any, Any, None], name: str, failed: asyncio.Event) -> "asyncio.Task[None]":
+    """A task that has to go on; if it breaks off, the log says so and ``failed`` is set.
+
+    Whoever waits for that ends the process: one that goes on without keeping deadlines, or without hearing of new secrets,
+    looks well and is not, and its successor begins with nothing of what broke it.
+    """
+
+    def report(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("task %s broke off, so this process ends", name, exc_info=task.exception())
+            failed.set()
+
     task = asyncio.get_running_loop().create_task(work, name=name)
-    task.add_done_callback(_report)
+    task.add_done_callback(report)
     return task
 
 
@@ -244,8 +261,3 @@ def _bounds(config: Config) -> Bounds:
 
 def _nobody(credential: str, outcome: str) -> None:
     """Told of what somebody else counts."""
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("task %s ended: %s", task.get_name(), type(task.exception()).__name__)

@@ -1,5 +1,6 @@
 """Bound sockets, made before anything is served: one, or one for each worker with the kernel spreading connections."""
 
+import errno
 import os
 import socket
 
@@ -26,7 +27,13 @@ def bind(address: Address, key: str, count: int = 1) -> list[socket.socket]:
             return [_bind_unix(address.unix_path)]
         return _bind_port(address.host, address.port, count)
     except OSError as error:
-        raise PortInUse(f"cannot listen on {address} ({key}): {error.strerror or 'not available'}") from None
+        raise PortInUse(f"cannot listen on {address} ({key}): {why(error)}") from None
+
+
+def why(error: OSError) -> str:
+    """The system's own words for it; asyncio puts a sentence around them that names the address once more."""
+    known = not isinstance(error, socket.gaierror) and error.errno in errno.errorcode
+    return os.strerror(error.errno or 0) if known else error.strerror or "not available"
 
 
 def port_of(sock: socket.socket) -> int:

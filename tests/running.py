@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,9 +109,10 @@ async def in_process(
 class Process:
     """``modelarts-gateway serve`` as a user runs it, its two logs in files."""
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", folder: Path) -> None:
+    def __init__(self, popen: "subprocess.Popen[bytes]", folder: Path, path: Path) -> None:
         self._popen = popen
         self.pid = popen.pid
+        self.path = path  # of its configuration
         self._folder = folder
         self.port = 0
         self.admin_port = 0
@@ -127,6 +130,26 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
+
+    async def ask(self, method: str, target: str, fields: dict[str, str] | None = None, **more: Any) -> Reply:
+        return await ask(self.port, method, target, fields, **more)
+
+    async def status(self) -> Any:  # Any: JSON
+        return (await ask(self.admin_port, "GET", "/status")).json()
+
+    async def samples(self, name: str) -> dict[str, float]:
+        """A metric's samples by their labels, as Prometheus writes them."""
+        text = (await ask(self.admin_port, "GET", "/metrics")).body.decode()
+        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    async def total(self, name: str) -> float:
+        """A metric's samples added up."""
+        return sum((await self.samples(name)).values())
+
+    async def workers(self) -> dict[int, int]:
+        """The serving workers' process ids by number."""
+        return {worker["worker"]: worker["pid"] for worker in (await self.status())["workers"]}
 
     async def ended(self, seconds: float = 15) -> int:
         """The exit status, once it has ended."""
@@ -167,13 +190,18 @@ def _port(address: str) -> int:
     return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
 
 
+# Below the ports that the kernel gives to outgoing connections (ip_local_port_range of ip(7)): one of those that is free
+# now may be in use before the gateway has started, with three tests at a time and thousands of connections.
+_PORTS = range(20000, 32768)
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.asynccontextmanager
@@ -209,7 +237,7 @@ async def as_process(
             stdout=stdout,
             stderr=stderr,
         )
-    process = Process(popen, folder)
+    process = Process(popen, folder, path)
     try:
         process.port, process.admin_port = _port(config["listen"]), _port(config["admin"])
         if wait:

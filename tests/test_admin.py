@@ -256,11 +256,14 @@ async def test_page(door: Door) -> None:
 
 
 async def test_port_in_use() -> None:
-    """A port in use has a message for whoever starts the listener, and leaves nothing behind."""
+    """A port in use has a message for whoever starts the listener, which names it once, and leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
         listener = AdminListener(View())
-        with pytest.raises(PortInUse, match="already in use"):
-            await listener.start(Address("127.0.0.1", taken.getsockname()[1]))
+        with pytest.raises(PortInUse) as caught:
+            await listener.start(Address("127.0.0.1", port))
+
+    assert str(caught.value) == f"cannot listen on 127.0.0.1:{port} (admin): Address already in use"
 
 
 async def test_unix_socket(tmp_path: Path) -> None:

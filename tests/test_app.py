@@ -3,12 +3,10 @@
 import asyncio
 import json
 import socket
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 import yaml
 from fake_modelarts import Call, FakeModelArts
 from raw_caller import Caller, ask, request_bytes
@@ -168,41 +166,6 @@ async def test_a_running_request_keeps_the_configuration_it_began_with(
         reply = await caller.reply()
 
     assert (reply.status, reply.json()["body_bytes"]) == (200, 5000)
-
-
-async def test_a_renewed_certificate(
-    start_gateway: StartGateway, fake: FakeModelArts, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Certificate files are read again when they change; a broken one leaves the old in use, and the log says so."""
-    authority = trustme.CA()
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-
-    def issue(name: str) -> None:
-        issued = authority.issue_cert("127.0.0.1", common_name=name)
-        issued.private_key_pem.write_to_path(str(key))
-        issued.cert_chain_pems[0].write_to_path(str(certificate))
-
-    issue("first")
-    tls = {"certificate": str(certificate), "key": str(key)}
-    gateway = await start_gateway(document(route("r", fake.url), tls=tls))
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-
-    async def served() -> str:
-        async with Caller(gateway.port, tls=context) as caller:
-            names = dict(part[0] for part in caller.writer.get_extra_info("peercert")["subject"])
-            return str(names["commonName"])
-
-    assert await served() == "first"
-    issue("second")
-    async with asyncio.timeout(6):
-        while await served() != "second":
-            await asyncio.sleep(0.05)
-    certificate.write_text("not a certificate")
-    async with asyncio.timeout(6):
-        while "certificate" not in "".join(each.message for each in caplog.records if each.levelname == "WARNING"):
-            await asyncio.sleep(0.05)
-    assert await served() == "second"
 
 
 async def test_in_flight_of_the_process(start_gateway: StartGateway, fake: FakeModelArts) -> None:

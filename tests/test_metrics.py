@@ -31,6 +31,7 @@ NAMES = {
     "gateway_config_last_reload_successful",
     "gateway_config_last_reload_success_timestamp_seconds",
     "gateway_worker_restarts_total",
+    "gateway_workers",
     "gateway_build_info",
     "process_cpu_seconds_total",
     "python_gc_collections_total",

@@ -1,15 +1,16 @@
-"""The status page in a real browser: a gateway with traffic behind it, looked at with Debian's Chromium."""
+"""The status page in a real browser: the running program with traffic behind it, looked at with Debian's Chromium."""
 
 import asyncio
 import re
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import yaml
 from playwright.async_api import Browser, Page, async_playwright
-from running import InProcess, in_process
+from running import Process, as_process
 
 from gateway.simulator import Simulator
 from gateway.simulator.example import example_config
@@ -40,7 +41,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def gateway(modelarts: Simulator, tmp_path: Path) -> AsyncIterator[InProcess]:
+async def gateway(modelarts: Simulator, tmp_path: Path) -> AsyncIterator[Process]:
     """In front of the simulator, with every kind of credential, one that is refused, and a route with a breaker."""
     options = modelarts.options
     config = yaml.safe_load(
@@ -59,14 +60,16 @@ async def gateway(modelarts: Simulator, tmp_path: Path) -> AsyncIterator[InProce
     routes = config["routes"]
     routes.append({"name": "broken", "path": "/broken", "upstream": modelarts.urls["v2"], "credential": "refused"})
     next(route for route in routes if route["name"] == "key")["breaker"] = {"failures": 2, "open": "60s"}
-    async with in_process(config, tmp_path / "gateway", {"WRONG": "not-the-password"}) as gateway:
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    async with as_process(config, folder, {"WRONG": "not-the-password"}) as gateway:
         yield gateway
 
 
 class View:
     """A page that notes what it complains about and whom it asks."""
 
-    def __init__(self, page: Page, gateway: InProcess) -> None:
+    def __init__(self, page: Page, gateway: Process) -> None:
         self.page = page
         self.complaints: list[str] = []
         self.asked: set[str] = set()
@@ -107,7 +110,7 @@ class View:
         return cells
 
 
-async def traffic(gateway: InProcess) -> None:
+async def traffic(gateway: Process) -> None:
     """Answers, refusals of ours and of the upstream's, and a breaker that opens."""
     async with asyncio.timeout(5):
         while not all(each["usable"] or each["last_error"] for each in (await gateway.status())["credentials"]):
@@ -123,14 +126,15 @@ async def traffic(gateway: InProcess) -> None:
     assert (await gateway.ask("GET", "/broken")).status == 503
 
 
-async def refused_reload(gateway: InProcess) -> None:
+async def refused_reload(gateway: Process) -> None:
     """A configuration with a key that would like to be a tag."""
-    kept = gateway.path.read_text()
-    gateway.path.write_text(kept + f'"{HOSTILE}": 1\n')
-    assert await gateway.gateway.reload() is False
+    with gateway.path.open("a") as file:
+        file.write(f'"{HOSTILE}": 1\n')
+    gateway.signal(signal.SIGHUP)
+    await gateway.says("configuration not loaded")
 
 
-async def test_a_glance(browser: Browser, gateway: InProcess, modelarts: Simulator, tmp_path: Path) -> None:
+async def test_a_glance(browser: Browser, gateway: Process, modelarts: Simulator, tmp_path: Path) -> None:
     """Everything that an operator asks first is there, in words, and names what to do; nothing on it is markup of others."""
     modelarts.clock_offset_seconds = 300
     await traffic(gateway)
@@ -170,7 +174,7 @@ async def test_a_glance(browser: Browser, gateway: InProcess, modelarts: Simulat
     assert throttled["Error"].startswith("upstream throttled\nThe platform's flow control")
     assert (throttled["Code"], throttled["Route"]) == ("429", "code")
     assert await view.page.locator("#errors code", has_text="explain METHOD PATH").count() == 1
-    assert re.fullmatch(r"5xx, last \d+ s", await view.page.inner_text("#failed-label"))
+    assert re.fullmatch(r"5xx, last \d+ s", await view.page.inner_text("#failed-when"))
 
     notes = await view.page.inner_text("#notes")
     assert "The configuration file on disk was refused; the one before it serves." in notes
@@ -184,7 +188,7 @@ async def test_a_glance(browser: Browser, gateway: InProcess, modelarts: Simulat
     slow.cancel()
 
 
-async def test_it_lives_without_flicker(browser: Browser, gateway: InProcess) -> None:
+async def test_it_lives_without_flicker(browser: Browser, gateway: Process) -> None:
     """It follows by itself; what did not change keeps its nodes, and a selection stays selected."""
     await traffic(gateway)
     view = View(await browser.new_page(), gateway)
@@ -213,15 +217,17 @@ async def test_it_lives_without_flicker(browser: Browser, gateway: InProcess) ->
     assert await view.page.evaluate("window.before.every(node => node.isConnected)")
     assert await view.page.evaluate("[window.removed, window.added]") == [0, 1]  # the one new error
     assert await view.page.evaluate("getSelection().toString()") == "the-lost-one"
+    await view.page.clock.fast_forward(60_000)
+    await view.until("document.getElementById('failed-when').textContent === '5xx, last minute'")
     assert view.complaints == []
 
 
-async def test_a_gateway_that_is_gone(browser: Browser, gateway: InProcess) -> None:
+async def test_a_gateway_that_is_gone(browser: Browser, gateway: Process) -> None:
     """When nobody answers any more the page says so, and keeps what it knew, dimmed."""
     view = View(await browser.new_page(), gateway)
     await view.open()
 
-    await gateway.stop()
+    await gateway.close()
 
     await view.until("document.getElementById('state').textContent === 'no answer'")
     assert "stale" in (await view.page.get_attribute("body", "class") or "")
@@ -255,7 +261,7 @@ FAULTS = """() => {
 }"""
 
 
-async def test_looks(browser: Browser, gateway: InProcess, tmp_path: Path) -> None:
+async def test_looks(browser: Browser, gateway: Process, tmp_path: Path) -> None:
     """In a light and a dark room, on a desk and on a phone: nothing sticks out sideways, all text stands out."""
     await traffic(gateway)
     await refused_reload(gateway)

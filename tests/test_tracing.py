@@ -235,6 +235,60 @@ async def test_tokens(start_process: StartProcess, modelarts: Simulator, collect
     assert options.password.encode() not in collector.raw
 
 
+async def slow_tunnels(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A forward proxy that takes its time."""
+    host, _, port = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode().rpartition(":")
+    upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
+    await asyncio.sleep(0.1)
+    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    async def passed(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while piece := await source.read(65536):
+            sink.write(piece)
+        sink.close()
+
+    await asyncio.gather(passed(reader, upstream_writer), passed(upstream_reader, writer))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_program(
+    start_process: StartProcess, modelarts: Simulator, collector: Collector, workers: int
+) -> None:
+    """The running gateway's spans reach a collector: token, connection and first byte, without query, header or secret."""
+    proxy = await asyncio.start_server(slow_tunnels, "127.0.0.1", 0)
+    connection = {"proxy": f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"}
+    gateway = await start_process(
+        document(
+            route("r", modelarts.urls["v1_iam"], "token", connection=connection),
+            credentials={"token": token_of(modelarts)},
+            workers=workers,
+        ),
+        {
+            "PASSWORD": modelarts.options.password,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server.port}",
+        },
+    )
+    await gateway.says("a new token was obtained")
+
+    fields = {"traceparent": TRACEPARENT, "X-Private": "hidden-header", "Cookie": "hidden-cookie"}
+    reply = await gateway.ask("POST", "/r/echo?q=hidden-query", fields, body=b"hidden-body")
+    gateway.signal(signal.SIGTERM)
+    assert await gateway.ended() == 0
+    proxy.close()
+
+    assert reply.status == 200
+    ours = collector.one("POST r")
+    assert (ours.trace, ours.parent, ours.attributes["url.path"]) == (TRACE, PARENT, "/r/echo")
+    (attempt,) = collector.below(ours)
+    waits = {span.name: span for span in collector.below(attempt)}
+    assert {"connect", "first byte"} <= set(waits)
+    assert 0.1 <= waits["connect"].seconds < 2
+    assert waits["connect"].ended <= waits["first byte"].began
+    assert collector.one("credential fetch").attributes == {"gateway.credential": "token"}
+    assert b"hidden" not in collector.raw
+    assert modelarts.options.password.encode() not in collector.raw
+
+
 async def test_off_by_default(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """Without the variables nothing is traced, and what the caller sent passes untouched."""
     gateway = await start_gateway(document(route("r", fake.url)))

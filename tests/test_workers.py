@@ -287,7 +287,7 @@ async def test_no_worker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_without_workers_it_is_not_healthy(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nobody is left to serve, health and readiness say so."""
+    """When nobody is left to serve, health and readiness say so, and status and metrics go on."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     for pid in (await started.pids()).values():
         os.kill(pid, signal.SIGKILL)
@@ -296,6 +296,10 @@ async def test_without_workers_it_is_not_healthy(started: Started, monkeypatch: 
             await asyncio.sleep(0.05)
 
     ready, reasons, _ = await started.gateway.ready()
+    told = await started.gateway.status()
+    scrape, _ = await started.gateway.metrics_text()
 
     assert not ready
     assert reasons == ["worker 0: being started again", "worker 1: being started again"]
+    assert [route["in_flight"] for route in told["routes"]] == [0]
+    assert b"gateway_workers 0.0\n" in scrape

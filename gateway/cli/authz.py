@@ -88,8 +88,8 @@ async def _serve(config: "Config", address: "Address", prefix: str) -> int:
     where = f"{address.host}:{port}" if port else str(address)
     log.info("modelarts-gateway authorises %d routes on %s", len(config.routes), where)
     systemd.ready("answering checks")
-    await signals.first.wait()
+    await signals.first_or(authz.failed)
     systemd.stopping()
     await authz.close()
     log.info("stopped")
-    return 0
+    return 1 if authz.failed.is_set() else 0

@@ -4,6 +4,8 @@ Nothing of an answer, and no text of a foreign exception, gets into a reason: bo
 """
 
 import asyncio
+import errno
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,13 +149,13 @@ def _network_reason(error: aiohttp.ClientError, who: str) -> str:
         case aiohttp.ClientConnectorSSLError() | aiohttp.ClientSSLError():
             return f"TLS with {who} failed; is it https there?"
         case aiohttp.ClientConnectorDNSError():
-            return f"the host name of {who} cannot be resolved"
+            return f"the host name of {who} cannot be resolved ({error.host})"
         case aiohttp.ClientHttpProxyError():
             return f"the proxy refused to connect to {who} (connection.proxy)"
         case aiohttp.ClientProxyConnectionError():
-            return "the proxy cannot be reached (connection.proxy)"
+            return f"the proxy cannot be reached (connection.proxy), {_where(error)}"
         case aiohttp.ClientConnectorError():
-            return f"no connection to {who}"
+            return f"no connection to {who}, {_where(error)}"
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return f"{who} closed the connection without an answer"
         case aiohttp.ClientPayloadError():
@@ -161,3 +163,11 @@ def _network_reason(error: aiohttp.ClientError, who: str) -> str:
         case aiohttp.ClientResponseError():
             return f"the answer of {who} is not HTTP, or has a header over {_LARGEST_FIELD_BYTES // 1024} KiB"
     return f"{who} could not be asked ({type(error).__name__})"
+
+
+def _where(error: aiohttp.ClientConnectorError) -> str:
+    """The address that did not answer and the system's word for why: "iam.example:443: Connection refused"."""
+    host = f"[{error.host}]" if ":" in error.host else error.host
+    number = error.errno or 0
+    why = os.strerror(number) if number in errno.errorcode else "no answer"
+    return f"{host}:{error.port}: {why}"

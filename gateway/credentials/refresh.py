@@ -260,16 +260,21 @@ class Refresher:
             self._not_before = float("-inf")
             self._spaced_until = now + _SPACING_SECONDS
             self._last_success = self._services.wall()
-            log.info("credential '%s': a new %s was obtained", self._name, self._what)
+            log.log(self._level(logging.INFO), "credential '%s': a new %s was obtained", self._name, self._what)
         else:
             same = self._failure is not None and self._failure.cause is failure.cause
             self._failures = self._failures + 1 if same else 1
             pause = self._pause_after(failure)
             self._not_before = now + pause
-            log.warning("credential '%s': %s; next attempt in %.1fs", self._name, failure.reason, pause)
+            level = self._level(logging.WARNING)
+            log.log(level, "credential '%s': %s; next attempt in %.1fs", self._name, failure.reason, pause)
         self._failure = failure
         self._services.refreshed(self._name, "ok" if failure is None else "failed")
         self._plan_anew()
+
+    def _level(self, level: int) -> int:
+        """Of several workers none says what the process that obtains tokens for them says already."""
+        return level if self._services.shared_token is None else logging.DEBUG
 
     def _pause_after(self, failure: FetchFailed) -> float:
         doubling = 2.0 ** min(self._failures - 1, 16)

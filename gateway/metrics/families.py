@@ -1,24 +1,26 @@
 """A snapshot as Prometheus reads it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from gateway.metrics.processes import Processes
 from gateway.metrics.snapshots import BUCKETS_SECONDS, Snapshot
 
 # All our metric names are of the classic alphabet, so every Prometheus reads the classic format.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(snapshot: Snapshot) -> tuple[bytes, str]:
-    """A scrape's answer and its content type. The ``process_`` metrics are of the process that renders."""
+def render(snapshot: Snapshot, workers: Sequence[int] | None = None) -> tuple[bytes, str]:
+    """A scrape's answer and its content type. ``process_`` metrics are of this process and ``workers`` (process ids)
+    together, ``python_`` metrics of this one alone. Without ``workers`` this process serves."""
     registry = CollectorRegistry()
-    registry.register(_SnapshotCollector(snapshot))
-    ProcessCollector(registry=registry)
+    registry.register(_SnapshotCollector(snapshot, 1 if workers is None else len(workers)))
+    registry.register(Processes(workers or ()))
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return generate_latest(registry), CONTENT_TYPE
@@ -27,13 +29,15 @@ def render(snapshot: Snapshot) -> tuple[bytes, str]:
 class _SnapshotCollector(Collector):
     """Hands the families of one snapshot to the registry; made anew for each scrape."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, workers: int) -> None:
         self._snapshot = snapshot
+        self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
         yield from _request_families(self._snapshot["routes"])
         yield from _credential_families(self._snapshot["refreshes"], self._snapshot["gauges"]["credentials"])
         yield from _process_families(self._snapshot)
+        yield GaugeMetricFamily("gateway_workers", "Processes that serve callers now.", value=self._workers)
 
 
 def _request_families(routes: Snapshot) -> Iterator[Metric]:

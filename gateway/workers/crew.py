@@ -7,11 +7,11 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from gateway.metrics import Snapshot, merge, settled
-from gateway.serving import watched
+from gateway.serving import FAILED_DRAIN_SECONDS, watched
 from gateway.workers.link import Answerer, LinkLost, Message
 from gateway.workers.process import WorkerFailed, WorkerProcess
 
@@ -36,6 +36,7 @@ class Crew:
     """``count`` workers on ``sockets``, which stay open here: what waits to be accepted outlives a worker.
 
     ``answers`` gives what the worker of a number may ask. ``content`` is the configuration that serves, as text.
+    ``failed`` is set when workers are no longer replaced.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Crew:
         path: str,
         content: bytes,
         answers: Callable[[int], Mapping[str, Answerer]],
+        failed: asyncio.Event,
     ) -> None:
         self.count = count
         self.content = content
@@ -53,6 +55,7 @@ class Crew:
         self._sockets = sockets
         self._path = path
         self._answers = answers
+        self._failed = failed
         self._name = os.urandom(6).hex()  # marks requests, so that a loop through any worker is seen
         self._workers: list[WorkerProcess | None] = [None] * count
         self._stand_ins: dict[int, WorkerProcess] = {}  # who accepts from the socket of a worker that is away
@@ -78,7 +81,7 @@ class Crew:
         """
         began = [asyncio.Event() for _ in range(self.count)]
         for number, event in enumerate(began):
-            self._keepers.append(watched(self._keep(number, event), f"worker-{number}"))
+            self._keepers.append(watched(self._keep(number, event), f"worker-{number}", self._failed))
         await asyncio.gather(*(event.wait() for event in began))
         if not self.serving:
             await self.close()
@@ -165,6 +168,18 @@ class Crew:
                 log.error("worker %d has not answered for %.0fs and is killed", worker.number, silent_seconds)
                 worker.kill()
 
+    def retire(self, number: int) -> None:
+        """Have a worker that says it cannot go on finish what is running, while others accept for it; then replace it."""
+        worker = self._workers[number]
+        if worker is not None and not self.ending:
+            self._in_passing(self._retire(worker), f"retire {number}")
+
+    async def _retire(self, worker: WorkerProcess) -> None:
+        worker.serving = False
+        await self._cover()
+        await self._end(worker, "drain", FAILED_DRAIN_SECONDS + _GRACE_SECONDS, delay_seconds=0)
+        worker.kill()  # if it is still there
+
     # What they say and are told
 
     async def look(self, what: str) -> None:
@@ -180,9 +195,13 @@ class Crew:
         """Let all of them know something, the one of number ``but`` left out; nobody waits for it."""
         for worker in self.serving:
             if worker.number != but:
-                task = asyncio.get_running_loop().create_task(_tell(worker, question, members), name=f"tell {question}")
-                self._told.add(task)
-                task.add_done_callback(self._told.discard)
+                self._in_passing(_tell(worker, question, members), f"tell {question}")
+
+    def _in_passing(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something that nobody waits for."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
 
     async def change(self, content: bytes, between: Callable[[], None]) -> tuple[str, ...]:
         """Have all of them serve another configuration, or none; the problems that keep them from it.

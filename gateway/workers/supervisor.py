@@ -26,7 +26,7 @@ from gateway.workers.link import Answerer, Message
 log = logging.getLogger(__name__)
 
 # So old may the counts be that a worker takes with it when it dies.
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 0.5
 
 
 @runtime_checkable
@@ -44,13 +44,15 @@ class Supervisor:
         self._file = ConfigFile(config, content, self._apply)
         self._started = time.time()
         self._readiness = Readiness()
-        self._metrics = Metrics(__version__, (), config.credentials, gauges=self._gauges)
+        # Routes are counted by workers; known here, they have their numbers while there is no worker, too.
+        self._metrics = Metrics(__version__, _names(config), config.credentials, gauges=self._gauges)
         services = Services(time.time, time.monotonic, asyncio.sleep, self._refreshed)
         self._tracer = tracing.from_environment()
         if self._tracer is not None:
             services = replace(services, fetched=self._tracer.fetched)
         self._keyring = Keyring(services)
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()  # it cannot go on, and has to be drained and ended (``serving.watched``)
 
     @property
     def config(self) -> Config:
@@ -66,7 +68,7 @@ class Supervisor:
         config = self.config
         bound = sockets.bind(config.listen, "listen", config.workers)
         self.port = sockets.port_of(bound[0])
-        self._crew = Crew(config.workers, bound, str(config.path), self._file.content, self._answers)
+        self._crew = Crew(config.workers, bound, str(config.path), self._file.content, self._answers, self.failed)
         self._admin = AdminListener(self)
         try:
             self.admin_port = await self._admin.start(config.admin)
@@ -83,8 +85,8 @@ class Supervisor:
             await self.close()
             raise
         self._tasks = [
-            watched(self._look_forever(), "look"),
-            watched(self._look_at_files_forever(), "configuration-file"),
+            watched(self._look_forever(), "look", self.failed),
+            watched(self._look_at_files_forever(), "configuration-file", self.failed),
         ]
 
     # Work that goes on
@@ -110,7 +112,11 @@ class Supervisor:
     # Credentials: what workers ask, and what they are told
 
     def _answers(self, number: int) -> Mapping[str, Answerer]:
-        return {"token": self._answer_token, "spread": functools.partial(self._spread, number)}
+        return {
+            "token": self._answer_token,
+            "spread": functools.partial(self._spread, number),
+            "failing": functools.partial(self._failing, number),
+        }
 
     async def _answer_token(self, asked: Message) -> Message:
         """A worker asks for a token, having been refused one or not."""
@@ -129,6 +135,11 @@ class Supervisor:
         self._crew.tell("heard", asked, but=number)
         return {}
 
+    async def _failing(self, number: int, _: Message) -> Message:
+        """A worker cannot go on (``serving.watched``)."""
+        self._crew.retire(number)
+        return {}
+
     def _refreshed(self, credential: str, result: str) -> None:
         self._metrics.refreshed(credential, result)
         if result == "ok":
@@ -144,7 +155,7 @@ class Supervisor:
         def between() -> None:
             # Ours before theirs: a worker asks for the tokens of new credentials as soon as it has them.
             self._keyring.update(config)
-            self._metrics.reconfigure((), config.credentials)
+            self._metrics.reconfigure(_names(config), config.credentials)
 
         return await self._crew.change(content, between)
 
@@ -180,7 +191,7 @@ class Supervisor:
 
     async def metrics_text(self) -> tuple[bytes, str]:
         await self._crew.look("snapshot")
-        return render(self._snapshot())
+        return render(self._snapshot(), [worker.pid for worker in self._crew.serving if worker.pid is not None])
 
     def _verdict(self) -> Verdict:
         draining = self._crew.ending
@@ -243,3 +254,7 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 os.unlink(self.config.listen.unix_path)
         return self._crew.cut
+
+
+def _names(config: Config) -> list[str]:
+    return [route.name for route in config.routes]

@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -85,6 +85,7 @@ class Worker:
             share(config, self._workers), name=asked["name"], shared_token=self._shared_token, spread=self._spread
         )
         self._serving.start()
+        self._in_passing(self._tell_of_failure(self._serving.failed), "failing")
         await self._listen(asked)
         process.settle()
         return {"problems": []}
@@ -172,15 +173,25 @@ class Worker:
                 "token", _TOKEN_SECONDS, credential=name, refused=None if refused is None else _text(refused)
             )
         except LinkLost:
+            log.warning("credential '%s': the supervisor did not answer", name)  # the only failure that is not its own
             raise FetchFailed("the supervisor did not answer") from None
         if "failed" in answer:
             raise FetchFailed(answer["failed"], retry_after_seconds=answer["retry_after_seconds"])
         return Token(base64.b64decode(answer["token"]), answer["expiry"])
 
     def _spread(self, credential: str, what: str, why: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._tell(credential, what, why), name="spread")
+        self._in_passing(self._tell(credential, what, why), "spread")
+
+    def _in_passing(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+
+    async def _tell_of_failure(self, failed: asyncio.Event) -> None:
+        """The supervisor then has others accept from our socket, has us drain, and replaces us."""
+        await failed.wait()
+        with contextlib.suppress(LinkLost):
+            await self._link.ask("failing", _TELL_SECONDS)
 
     async def _tell(self, credential: str, what: str, why: str) -> None:
         with contextlib.suppress(LinkLost):

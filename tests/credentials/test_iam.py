@@ -204,12 +204,12 @@ async def test_broken_answers(answer: bytes, reason: str) -> None:
 
 
 async def test_nobody_there() -> None:
-    """A refused connection and an unknown name are told apart."""
+    """A refused connection and an unknown name are told apart, with the address and the system's reason."""
     async with raw_iam(b"") as port:
         pass
-    with pytest.raises(FetchFailed, match="no connection to IAM"):
+    with pytest.raises(FetchFailed, match=f"^no connection to IAM, 127.0.0.1:{port}: Connection refused$"):
         await asking(f"http://127.0.0.1:{port}").fetch()
-    with pytest.raises(FetchFailed, match="cannot be resolved"):
+    with pytest.raises(FetchFailed, match=r"the host name of IAM cannot be resolved \(iam.invalid\)"):
         await asking("http://iam.invalid").fetch()
 
 

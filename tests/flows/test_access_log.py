@@ -1,13 +1,15 @@
-"""One line for each request, however it ends."""
+"""The running program's access log: one line for each request, however it ends."""
 
 import asyncio
 import json
+import signal
 import socket
 import struct
+from typing import Any
 
 from fake_modelarts import Call, FakeModelArts, raw, says, stalls
 from raw_caller import Caller, CutOff, request_bytes
-from running import StartGateway, document, route
+from running import Process, StartProcess, document, route
 
 MEMBERS = {
     "time", "request_id", "upstream_request_id", "caller", "route", "method", "path", "code", "outcome", "error",
@@ -16,11 +18,18 @@ MEMBERS = {
 ENVIRON = {"CALLER": "token-of-the-caller", "KEY": "key", "SECRET": "secret"}
 
 
-async def test_each_ending(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+async def ended(process: Process) -> list[dict[str, Any]]:  # Any: JSON
+    """Stop it, and return the lines of its access log."""
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+    return process.access_log()
+
+
+async def test_each_ending(start_process: StartProcess, fake: FakeModelArts) -> None:
     """complete, cut, caller_left (499), and refusals of our own, each once and in full."""
     callers = [{"name": "team-a", "token": {"env": "CALLER"}, "routes": ["*"]}]
     app = {"kind": "app_signature", "app_key": {"env": "KEY"}, "app_secret": {"env": "SECRET"}, "payload": "hash"}
-    gateway = await start_gateway(
+    process = await start_process(
         document(
             route("r", fake.url),
             route("signed", f"{fake.url}/v1/infers/S", "app", replay="1KiB"),
@@ -32,16 +41,16 @@ async def test_each_ending(start_gateway: StartGateway, fake: FakeModelArts) -> 
     known = {"X-API-Key": ENVIRON["CALLER"]}
 
     fake.plan = [says("200 OK", b"hello", "X-Request-Id: theirs")]
-    await gateway.ask("POST", "/r/a?secret=1", known | {"X-Request-Id": "complete-1"}, body=b"abc")
+    await process.ask("POST", "/r/a?secret=1", known | {"X-Request-Id": "complete-1"}, body=b"abc")
 
     fake.plan = [raw(b"HTTP/1.1 206 OK\r\nContent-Length: 100\r\n\r\nhalf")]
     try:
-        await gateway.ask("GET", "/r", known | {"X-Request-Id": "cut-1"})
+        await process.ask("GET", "/r", known | {"X-Request-Id": "cut-1"})
     except CutOff:
         pass
 
     fake.plan = [stalls]
-    async with Caller(gateway.port) as caller:
+    async with Caller(process.port) as caller:
         await caller.send(request_bytes("POST", "/r", known | {"X-Request-Id": "left-1"}, b"abc"))
         await fake.until(lambda: fake.received[-1].complete and fake.received[-1].get("X-Request-Id") == "left-1")
         connection = caller.writer.get_extra_info("socket")
@@ -49,14 +58,14 @@ async def test_each_ending(start_gateway: StartGateway, fake: FakeModelArts) -> 
         caller.writer.transport.abort()
         await fake.until(lambda: fake.open <= 1)
 
-    await gateway.ask("GET", "/nowhere", known | {"X-Request-Id": "refused-1"})
-    await gateway.ask("GET", "/r", {"X-Request-Id": "unknown-1"})
-    await gateway.ask("POST", "/signed", known | {"X-Request-Id": "file-1"}, body=b"x" * 5000)
-    async with Caller(gateway.port) as caller:
+    await process.ask("GET", "/nowhere", known | {"X-Request-Id": "refused-1"})
+    await process.ask("GET", "/r", {"X-Request-Id": "unknown-1"})
+    await process.ask("POST", "/signed", known | {"X-Request-Id": "file-1"}, body=b"x" * 5000)
+    async with Caller(process.port) as caller:
         await caller.send(b"nonsense\r\n\r\n")
         await caller.reply()
 
-    lines = await gateway.access_log()
+    lines = await ended(process)
     by_id = {line["request_id"]: line for line in lines}
     assert len(lines) == 7
     assert all(set(line) == MEMBERS for line in lines)
@@ -82,33 +91,33 @@ async def test_each_ending(start_gateway: StartGateway, fake: FakeModelArts) -> 
     assert [line["error"] for line in lines if line["code"] == 400] == ["Gateway.BadRequest"]
 
 
-async def test_hostile_paths_stay_one_line(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+async def test_hostile_paths_stay_one_line(start_process: StartProcess, fake: FakeModelArts) -> None:
     """Whatever a caller puts into its path, a line of the log is one JSON object."""
-    gateway = await start_gateway(document(route("r", fake.url)))
+    process = await start_process(document(route("r", fake.url)))
     for target in ("/r/%0a%22}", '/r/"},{"code":200', "/r/\x1b[31m", "/r/" + "x" * 5000, "/r/\\u000a"):
-        async with Caller(gateway.port) as caller:
+        async with Caller(process.port) as caller:
             await caller.send(request_bytes("GET", target))
             await caller.reply()
 
-    lines = await gateway.access_log()
+    lines = await ended(process)
 
     assert len(lines) == 5
     assert all(len(json.dumps(line)) < 4096 for line in lines)
 
 
-async def test_ids(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+async def test_ids(start_process: StartProcess, fake: FakeModelArts) -> None:
     """A caller's sensible X-Request-Id is kept and sent on; any other is replaced; every answer tells it."""
-    gateway = await start_gateway(document(route("r", fake.url)))
+    process = await start_process(document(route("r", fake.url)))
     kept = ["a", "A-z0_9.:/+=", "x" * 128]
     replaced = ["", "x" * 129, "a b", 'a"b', "ä"]
 
     for theirs in kept:
-        reply = await gateway.ask("GET", "/r", {"X-Request-Id": theirs})
+        reply = await process.ask("GET", "/r", {"X-Request-Id": theirs})
         assert fake.last.all("X-Request-Id") == [theirs]
         assert (reply.get("X-Gateway-Request-Id"), reply.all("X-Request-Id")) == (theirs, [theirs])
     made = set()
     for theirs in replaced:
-        reply = await gateway.ask("GET", "/r", {"X-Request-Id": theirs})
+        reply = await process.ask("GET", "/r", {"X-Request-Id": theirs})
         ours = reply.get("X-Gateway-Request-Id") or ""
         assert fake.last.all("X-Request-Id") == [ours]
         assert ours not in {"", theirs}
@@ -116,7 +125,7 @@ async def test_ids(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     assert len(made) == len(replaced)
 
 
-async def test_while_a_request_runs_nothing_is_written(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+async def test_while_a_request_runs_nothing_is_written(start_process: StartProcess, fake: FakeModelArts) -> None:
     """In flight is a metric; the line is written at the end, and the request is counted once."""
     release = asyncio.Event()
 
@@ -126,17 +135,17 @@ async def test_while_a_request_runs_nothing_is_written(start_gateway: StartGatew
         await call.reply("201 Created", b"done")
 
     fake.behaviour = waits
-    gateway = await start_gateway(document(route("r", fake.url)))
-    asking = asyncio.create_task(gateway.ask("POST", "/r", body=b"abc"))
+    process = await start_process(document(route("r", fake.url)))
+    asking = asyncio.create_task(process.ask("POST", "/r", body=b"abc"))
     await fake.until(lambda: bool(fake.received))
 
-    running = await gateway.metric('gateway_requests_in_flight{route="r"}')
+    running = (await process.samples("gateway_requests_in_flight"))['route="r"']
     release.set()
     await asking
 
     assert running == 1
-    assert await gateway.metric('gateway_requests_in_flight{route="r"}') == 0
-    assert await gateway.metric('gateway_requests_total{code="201",method="POST",route="r"}') == 1
-    assert await gateway.metric('gateway_request_body_bytes_total{route="r"}') == 3
-    assert await gateway.metric('gateway_response_body_bytes_total{route="r"}') == 4
-    assert len(await gateway.access_log()) == 1
+    assert (await process.samples("gateway_requests_in_flight"))['route="r"'] == 0
+    assert (await process.samples("gateway_requests_total"))['code="201",method="POST",route="r"'] == 1
+    assert (await process.samples("gateway_request_body_bytes_total"))['route="r"'] == 3
+    assert (await process.samples("gateway_response_body_bytes_total"))['route="r"'] == 4
+    assert len(await ended(process)) == 1

@@ -1,6 +1,7 @@
-"""Callers known by the certificate they show: SPIFFE URI, DNS name or common name."""
+"""Callers of the running program known by the certificate they show: SPIFFE URI, DNS name or common name."""
 
 import datetime
+import signal
 import ssl
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fake_modelarts import FakeModelArts
 from raw_caller import Caller, CutOff, request_bytes
-from running import InProcess, StartGateway, document, route
+from running import Process, StartProcess, document, route
 
 CALLERS = [
     {"name": "mesh", "certificate": "spiffe://example/batch", "routes": ["r"]},
@@ -49,9 +50,7 @@ def client_certificate(
     return path
 
 
-async def tls_gateway(
-    start_gateway: StartGateway, fake: FakeModelArts, authority: trustme.CA, folder: Path
-) -> InProcess:
+async def tls_process(start_process: StartProcess, fake: FakeModelArts, authority: trustme.CA, folder: Path) -> Process:
     server = authority.issue_cert("127.0.0.1")
     server.private_key_pem.write_to_path(folder / "tls.key")
     for pem in server.cert_chain_pems:
@@ -61,7 +60,7 @@ async def tls_gateway(
         name: str(folder / file)
         for name, file in (("certificate", "tls.crt"), ("key", "tls.key"), ("client_ca", "ca.crt"))
     }
-    return await start_gateway(document(route("r", fake.url), route("other", fake.url), tls=tls, callers=CALLERS))
+    return await start_process(document(route("r", fake.url), route("other", fake.url), tls=tls, callers=CALLERS))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ async def tls_gateway(
     ],
 )
 async def test_who_shows_it(
-    start_gateway: StartGateway,
+    start_process: StartProcess,
     fake: FakeModelArts,
     tmp_path: Path,
     common_name: str,
@@ -84,29 +83,31 @@ async def test_who_shows_it(
 ) -> None:
     """The name in a verified certificate decides on the caller, and the caller on the routes."""
     authority = trustme.CA()
-    gateway = await tls_gateway(start_gateway, fake, authority, tmp_path)
+    process = await tls_process(start_process, fake, authority, tmp_path)
     context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
     context.check_hostname = False
     context.load_cert_chain(client_certificate(authority, tmp_path, common_name, alternative))
 
-    async with Caller(gateway.port, tls=context) as connection:
+    async with Caller(process.port, tls=context) as connection:
         await connection.send(request_bytes("GET", "/r"))
         reply = await connection.reply()
 
     assert reply.status == status
     assert len(fake.received) == (status == 200)
     if caller is not None:
-        assert (await gateway.access_log())[-1]["caller"] == caller
+        process.signal(signal.SIGTERM)
+        await process.ended()
+        assert process.access_log()[-1]["caller"] == caller
 
 
-async def test_who_shows_none(start_gateway: StartGateway, fake: FakeModelArts, tmp_path: Path) -> None:
+async def test_who_shows_none(start_process: StartProcess, fake: FakeModelArts, tmp_path: Path) -> None:
     """With ``client_ca`` a connection without a certificate is no connection."""
-    gateway = await tls_gateway(start_gateway, fake, trustme.CA(), tmp_path)
+    process = await tls_process(start_process, fake, trustme.CA(), tmp_path)
     context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
     context.check_hostname = False
 
     async def asks() -> None:
-        async with Caller(gateway.port, tls=context) as connection:
+        async with Caller(process.port, tls=context) as connection:
             await connection.send(request_bytes("GET", "/r"))
             await connection.reply()
 

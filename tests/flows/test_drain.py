@@ -126,3 +126,44 @@ async def test_a_rolling_restart(
 
     assert failed == []
     assert answered == len(fake.received)
+
+
+async def until_refused(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["one process", "two workers"])
+async def test_what_each_connection_sees(start_process: StartProcess, fake: FakeModelArts, workers: int) -> None:
+    """After ``drain_delay`` idle connections close, an upload goes on to its end, and a new request on a kept connection is told."""
+    process = await start_process(document(route("r", fake.url), workers=workers))
+
+    async with Caller(process.port) as idle, Caller(process.port) as late, Caller(process.port) as uploading:
+        for caller in (idle, late):
+            await caller.send(request_bytes("GET", "/r"))
+            await caller.reply()
+        await uploading.send(request_bytes("POST", "/r", {"Content-Length": "10"}) + b"first")
+        await fake.until(lambda: len(fake.received) == 3)
+        await late.send(b"GET /r HTTP/1.1\r\n")
+        await asyncio.sleep(0.2)
+        process.signal(signal.SIGTERM)
+        await until_refused(process.port)
+
+        assert await idle.closed()
+        await late.send(b"Host: gateway.example\r\n\r\n")
+        told = await late.reply()
+        await uploading.send(b"other")
+        reply = await uploading.reply()
+
+        assert (told.status, told.code, told.proxy_error) == (503, "Gateway.Draining", "destination_unavailable")
+        assert told.get("Retry-After") is not None
+        assert (reply.status, reply.get("Connection")) == (200, "close")
+        assert (fake.last.complete, fake.last.body) == (True, b"firstother")
+        assert await uploading.closed()
+    assert await process.ended() == 0

@@ -5,9 +5,9 @@ import contextlib
 import re
 
 import pytest
-from fake_modelarts import Call, FakeModelArts
+from fake_modelarts import Behaviour, Call, FakeModelArts, raw, refuses, says
 from raw_caller import Caller, CutOff, ask, request_bytes
-from running import Process, StartProcess, document, route
+from running import Process, StartProcess, document, free_port, route
 
 # Runs the gateway with few file descriptors, on the event loop of its choice.
 FEW_DESCRIPTORS = """
@@ -127,3 +127,114 @@ async def test_retries_stay_below_a_tenth(start_process: StartProcess, fake: Fak
 
     assert {reply.status for reply in replies} == {502}
     assert 110 <= len(fake.received) <= 120  # a tenth, and the ten that may run ahead
+
+
+@pytest.mark.parametrize(
+    ("fails", "status"),
+    [
+        pytest.param(None, 502, id="no connection"),
+        pytest.param(raw(b"", then="reset"), 502, id="reset"),
+        pytest.param(says("500 Internal Server Error"), 500, id="5xx"),
+        pytest.param(refuses("500 Internal Server Error", "ModelArts.4302", "self protection"), 500, id="its breaker"),
+    ],
+)
+async def test_what_opens_a_breaker(
+    start_process: StartProcess, fake: FakeModelArts, fails: Behaviour | None, status: int
+) -> None:
+    """After so many failures in a row nothing is sent for a while; a route without ``breaker`` goes on asking."""
+    upstream = f"http://127.0.0.1:{free_port()}" if fails is None else fake.url
+    fake.behaviour = fails or fake.behaviour
+    breaker = {"failures": 3, "open": "30s"}
+    process = await start_process(
+        document(
+            route("guarded", upstream, breaker=breaker, retry={"attempts": 1}),
+            route("plain", upstream, retry={"attempts": 1}),
+        )
+    )
+
+    guarded = [await process.ask("GET", "/guarded") for _ in range(6)]
+    reached = len(fake.received)
+    plain = [(await process.ask("GET", "/plain")).status for _ in range(6)]
+    told = {row["name"]: row["breaker"] for row in (await process.status())["routes"]}
+
+    assert [reply.status for reply in guarded] == [status] * 3 + [503] * 3
+    assert {(reply.code, reply.proxy_error) for reply in guarded[3:]} == {
+        ("Gateway.CircuitOpen", "destination_unavailable")
+    }
+    assert 25 <= int(guarded[-1].get("Retry-After") or 0) <= 30
+    assert plain == [status] * 6
+    assert reached == (0 if fails is None else 3)
+    assert told == {"guarded": "open", "plain": None}
+
+
+async def test_one_probe(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """When a breaker's time is over, exactly one of twenty requests goes on; its success lets everybody in again."""
+    release = asyncio.Event()
+
+    async def probed(call: Call) -> None:
+        await call.body()
+        await release.wait()
+        await call.reply("200 OK", b"ok")
+
+    fake.plan = [says("500 Internal Server Error")] * 2
+    fake.behaviour = probed
+    process = await start_process(document(route("r", fake.url, breaker={"failures": 2, "open": "500ms"})))
+    for _ in range(2):
+        await process.ask("GET", "/r")
+    opened = await process.ask("GET", "/r")
+    await asyncio.sleep(0.6)
+
+    asking = [asyncio.create_task(process.ask("GET", "/r")) for _ in range(20)]
+    async with asyncio.timeout(10):
+        while sum(task.done() for task in asking) < 19:
+            await asyncio.sleep(0.01)
+    (probe,) = [task for task in asking if not task.done()]
+    meanwhile = (await process.status())["routes"][0]["breaker"]
+    release.set()
+    answered = await probe
+    refused = {task.result().code for task in asking if task is not probe}
+    after = [(await process.ask("GET", "/r")).status for _ in range(5)]
+
+    assert opened.code == "Gateway.CircuitOpen"
+    assert refused == {"Gateway.CircuitOpen"}
+    assert meanwhile == "half-open"
+    assert (answered.status, after) == (200, [200] * 5)
+    assert len(fake.received) == 2 + 1 + 5
+
+
+async def test_a_body_waits_a_little_for_memory(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """Two bodies that fit one at a time: the second waits for the first; a third that waits too long is told to come back."""
+    release = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await call.body()
+        await release.wait()
+        await call.reply("200 OK", b"ok")
+
+    fake.behaviour = held
+    app = {"kind": "app_signature", "app_key": {"env": "K"}, "app_secret": {"env": "S"}, "payload": "hash"}
+    process = await start_process(
+        document(
+            route("r", f"{fake.url}/v1/infers/S", "app", replay="1MiB"),
+            credentials={"app": app},
+            process={"body_memory": "1MiB"},
+        ),
+        {"K": "key", "S": "secret"},
+    )
+    body = b"x" * (700 * 1024)
+
+    first = asyncio.create_task(process.ask("POST", "/r", {}, body=body))
+    await fake.until(lambda: len(fake.received) == 1)
+    refused = await process.ask("POST", "/r", {}, body=body)
+    while (await process.samples("gateway_body_memory_bytes"))[""] > len(body) + 1:
+        await asyncio.sleep(0.01)
+    second = asyncio.create_task(process.ask("POST", "/r", {}, body=body))
+    await asyncio.sleep(0.3)
+    waited = len(fake.received)
+    release.set()
+    replies = [(await task).status for task in (first, second)]
+
+    assert (refused.status, refused.code, refused.details) == (503, "Gateway.Overloaded", "process.body_memory")
+    assert refused.get("Retry-After") == "1"
+    assert waited == 1
+    assert replies == [200, 200]

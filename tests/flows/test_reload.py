@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 from fake_modelarts import Call, FakeModelArts
@@ -184,3 +185,82 @@ async def test_what_takes_a_restart(
     assert f"{next(iter(change))}: a change of this takes a restart" in process.stderr
     assert await answers(process, "/old") == {200}
     assert await answers(process, "/new") == {404}
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["one process", "two workers"])
+async def test_removed_routes_finish_what_they_do(
+    start_process: StartProcess, fake: FakeModelArts, modelarts: Simulator, tmp_path: Path, workers: int
+) -> None:
+    """An upload, a WebSocket and a signed body under way end as they began, though route and credential are gone."""
+    secret = {"kind": "app_signature", "app_key": {"env": "APP_KEY"}, "app_secret": {"env": "APP_SECRET"}}
+    config = document(
+        route("upload", fake.url, "code"),
+        route("signed", f"{fake.url}/v1/infers/S", "app", replay="1KiB"),
+        route("frames", modelarts.urls["v2_open"], websocket=True),
+        credentials={
+            "code": {"kind": "app_code", "app_code": {"env": "APP_CODE"}},
+            "app": {**secret, "payload": "hash"},
+        },
+        workers=workers,
+    ) | {"listen": f"127.0.0.1:{free_port()}", "admin": f"127.0.0.1:{free_port()}"}
+    path = tmp_path / "gateway.yaml"
+    written(path, config)
+    process = await start_process(path, environ(modelarts))
+    bodies = {name: name.encode() * 400 for name in ("upload", "signed")}
+
+    async with (
+        Caller(process.port) as uploading,
+        Caller(process.port) as signing,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://127.0.0.1:{process.port}/frames/ws") as frames,
+    ):
+        for caller, (name, body) in zip((uploading, signing), bodies.items(), strict=True):
+            await caller.send(request_bytes("POST", f"/{name}", {}, body)[: -len(body) // 2])
+        await frames.send_str("before")
+        heard = [await frames.receive_str()]
+        written(path, {**config, "routes": [route("new", fake.url)], "credentials": {}})
+        process.signal(signal.SIGHUP)
+        await process.says("configuration loaded: 1 routes, 0 credentials")
+        assert await answers(process, "/upload") == {404}
+        await frames.send_str("after")
+        heard.append(await frames.receive_str())
+        replies = []
+        for caller, body in zip((uploading, signing), bodies.values(), strict=True):
+            await caller.send(body[len(body) - len(body) // 2 :])
+            replies.append((await caller.reply()).status)
+
+    assert replies == [200, 200]
+    assert heard == ["before", "after"]
+    sent = {received.body: received for received in fake.received}
+    assert sent[bodies["upload"]].get("X-Apig-AppCode") == modelarts.credentials["app_code"]
+    assert (sent[bodies["signed"]].get("Authorization") or "").startswith("SDK-HMAC-SHA256 ")
+
+
+async def test_every_problem_is_told(start_process: StartProcess, fake: FakeModelArts, tmp_path: Path) -> None:
+    """A bad file's problems are all in the log and in ``/status``, each with its place, and none once it is right again."""
+    config = document(route("r", fake.url)) | {
+        "listen": f"127.0.0.1:{free_port()}",
+        "admin": f"127.0.0.1:{free_port()}",
+    }
+    path = tmp_path / "gateway.yaml"
+    written(path, config)
+    process = await start_process(path)
+    bad = route("r", fake.url, "nobody", limits={"body": 12, "deadline": "soon"}, colour="red")
+
+    written(path, config | {"routes": [bad], "process": {"drain": "45"}})
+    process.signal(signal.SIGHUP)
+    async with asyncio.timeout(10):
+        while not (problems := (await process.status())["reload"]["problems"]):
+            await asyncio.sleep(0.05)
+    still = await answers(process, "/r")
+    written(path, config)
+    process.signal(signal.SIGHUP)
+    await process.says("configuration loaded")
+
+    keys = ("routes.0.limits.body", "routes.0.limits.deadline", "routes.0.colour", "process.drain")
+    for key in keys:
+        (problem,) = [problem for problem in problems if f"{key}:" in problem]
+        assert re.search(r"gateway\.yaml:\d+:\d+: ", problem)
+        assert key in process.stderr
+    assert still == {200}
+    assert (await process.status())["reload"]["problems"] == []

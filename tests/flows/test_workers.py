@@ -13,30 +13,10 @@ from typing import Any
 import pytest
 from fake_modelarts import Call, FakeModelArts
 from raw_caller import Caller, CutOff, ask, request_bytes
-from running import Process, StartProcess, document, route
+from running import StartProcess, document, route
 
 from flows.setups import credentials, environ
 from gateway.simulator import Simulator
-
-
-async def status(process: Process) -> Any:  # Any: JSON
-    return (await ask(process.admin_port, "GET", "/status")).json()
-
-
-async def workers(process: Process) -> dict[int, int]:
-    """The serving workers' process ids by number."""
-    return {worker["worker"]: worker["pid"] for worker in (await status(process))["workers"]}
-
-
-async def samples(process: Process, name: str) -> dict[str, float]:
-    """A metric's samples by their labels."""
-    text = (await ask(process.admin_port, "GET", "/metrics")).body.decode()
-    found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
-    return {labels: float(value) for labels, value in found}
-
-
-async def total(process: Process, name: str) -> float:
-    return sum((await samples(process, name)).values())
 
 
 async def until(condition: Callable[[], Any], seconds: float = 15) -> None:
@@ -66,7 +46,7 @@ def alive(pid: int) -> bool:
 async def test_they_share_the_callers_and_the_numbers(start_process: StartProcess, fake: FakeModelArts) -> None:
     """Connections spread over all workers; every number counts all of them, wherever a request went."""
     process = await start_process(document(route("r", fake.url), workers=2))
-    pids = await workers(process)
+    pids = await process.workers()
     before = {pid: sockets_of(pid) for pid in pids.values()}
 
     async with contextlib.AsyncExitStack() as stack:
@@ -75,8 +55,8 @@ async def test_they_share_the_callers_and_the_numbers(start_process: StartProces
             await caller.send(request_bytes("POST", "/r", {}, b"12345"))
         replies = [await caller.reply() for caller in callers]
         more = {pid: sockets_of(pid) - before[pid] for pid in pids.values()}
-    counted = await samples(process, "gateway_requests_total")
-    document_of_status = await status(process)
+    counted = await process.samples("gateway_requests_total")
+    document_of_status = await process.status()
     process.signal(signal.SIGTERM)
 
     assert sorted(pids) == [0, 1]
@@ -92,7 +72,7 @@ async def test_they_share_the_callers_and_the_numbers(start_process: StartProces
 async def test_one_of_two_is_killed_under_load(start_process: StartProcess, fake: FakeModelArts) -> None:
     """Nothing is lost but what that worker was doing; it is replaced and counted, and no counter goes down."""
     process = await start_process(document(route("r", fake.url), workers=2))
-    victim = (await workers(process))[0]
+    victim = (await process.workers())[0]
     answered = failed = 0
     over = asyncio.Event()
 
@@ -111,30 +91,30 @@ async def test_one_of_two_is_killed_under_load(start_process: StartProcess, fake
 
     callers = [asyncio.create_task(calls_on()) for _ in range(16)]
     await fake.until(lambda: answered > 200)
-    seen = [await total(process, "gateway_requests_total")]
+    seen = [await process.total("gateway_requests_total")]
     os.kill(victim, signal.SIGKILL)
-    while len(await workers(process)) < 2 or victim in (await workers(process)).values():
-        seen.append(await total(process, "gateway_requests_total"))
+    while len(await process.workers()) < 2 or victim in (await process.workers()).values():
+        seen.append(await process.total("gateway_requests_total"))
         await asyncio.sleep(0.05)
     at_replacement = answered
     await fake.until(lambda: answered > at_replacement + 200)
     over.set()
     await asyncio.gather(*callers)
-    seen.append(await total(process, "gateway_requests_total"))
+    seen.append(await process.total("gateway_requests_total"))
 
     assert failed <= 16  # one request for each connection at most
     assert seen == sorted(seen)
-    assert await total(process, "gateway_worker_restarts_total") == 1
-    assert (await status(process))["worker_restarts"] == 1
+    assert await process.total("gateway_worker_restarts_total") == 1
+    assert (await process.status())["worker_restarts"] == 1
     assert "killed by SIGKILL" in process.stderr
-    # What it had counted since it was last asked went with it, and no more.
+    # What it had counted since it was last asked, half a second ago at most, went with it, and no more.
     assert seen[0] + (answered - 200) * 0.5 < seen[-1] <= answered + failed
 
 
 async def test_connections_wait_for_nobody(start_process: StartProcess, fake: FakeModelArts) -> None:
     """What the kernel has queued for a worker that dies is accepted by another one."""
     process = await start_process(document(route("r", fake.url), workers=2))
-    pids = await workers(process)
+    pids = await process.workers()
     for pid in pids.values():
         os.kill(pid, signal.SIGSTOP)
 
@@ -155,14 +135,14 @@ async def test_one_that_hangs_holds_up_nobody(start_process: StartProcess, fake:
     process = await start_process(document(route("r", fake.url), workers=2))
     for _ in range(10):
         await ask(process.port, "GET", "/r")
-    before = await total(process, "gateway_requests_total")
-    hanging = (await workers(process))[1]
+    before = await process.total("gateway_requests_total")
+    hanging = (await process.workers())[1]
 
     os.kill(hanging, signal.SIGSTOP)
     try:
         async with asyncio.timeout(5):
             ready = await ask(process.admin_port, "GET", "/readyz")
-            after = await total(process, "gateway_requests_total")
+            after = await process.total("gateway_requests_total")
     finally:
         os.kill(hanging, signal.SIGCONT)
 
@@ -189,7 +169,8 @@ async def test_tokens_are_obtained_once(start_process: StartProcess, modelarts: 
 
     assert (set(first), set(second)) == ({200}, {200})
     assert (fetched, modelarts.counters.tokens_issued, modelarts.counters.iam_attempts) == (1, 2, 2)
-    assert await samples(process, "gateway_credential_refreshes_total") == {
+    assert process.stderr.count("a new token was obtained") == 2
+    assert await process.samples("gateway_credential_refreshes_total") == {
         'credential="token",result="ok"': 2,
         'credential="token",result="failed"': 0,
     }
@@ -205,7 +186,7 @@ async def test_tokens_after_an_outage(start_process: StartProcess, modelarts: Si
     )
 
     async def three_attempts() -> bool:
-        return process.stderr.count("next attempt in") >= 6  # of the supervisor and of two workers
+        return process.stderr.count("next attempt in") >= 3  # the supervisor's; what workers hear of it is no news
 
     process = await start_process(config, environ(modelarts))
     before = await ask(process.admin_port, "GET", "/readyz")
@@ -261,7 +242,7 @@ async def test_a_signal_drains_all(start_process: StartProcess, fake: FakeModelA
     """Running requests of every worker finish whole; a signal to the whole process group is no second one."""
     held = fake.behaviour = Held()
     process = await start_process(document(route("r", fake.url), workers=2))
-    pids = await workers(process)
+    pids = await process.workers()
 
     async with contextlib.AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(Caller(process.port)) for _ in range(12)]
@@ -281,7 +262,7 @@ async def test_a_signal_drains_all(start_process: StartProcess, fake: FakeModelA
             return True
 
         await until(refused)
-        during = await status(process)
+        during = await process.status()
         held.release.set()
         ends = []
         for caller in callers:
@@ -320,7 +301,7 @@ async def test_nobody_outlives_the_supervisor(start_process: StartProcess, fake:
     """Workers whose supervisor was killed finish what runs, and make room for the next gateway."""
     held = fake.behaviour = Held()
     process = await start_process(document(route("r", fake.url), workers=2))
-    pids = await workers(process)
+    pids = await process.workers()
 
     async with Caller(process.port) as caller:
         await caller.send(request_bytes("GET", "/r"))
@@ -361,7 +342,7 @@ async def test_a_unix_socket(start_process: StartProcess, fake: FakeModelArts, t
     """All workers accept from one path; it is gone afterwards."""
     path = tmp_path / "gateway.sock"
     process = await start_process(document(route("r", fake.url), workers=2) | {"listen": f"unix:{path}"})
-    victim = (await workers(process))[0]
+    victim = (await process.workers())[0]
     os.kill(victim, signal.SIGKILL)
 
     answers = []
@@ -375,6 +356,83 @@ async def test_a_unix_socket(start_process: StartProcess, fake: FakeModelArts, t
     assert set(answers) == {b"HTTP/1.1 200 OK"}
     assert await process.ended() == 0
     assert not path.exists()
+
+
+async def test_as_many_as_there_are_cores(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """``workers: auto`` is one for each core that the process may use."""
+    process = await start_process(document(route("r", fake.url), workers="auto"))
+
+    if (cores := len(os.sched_getaffinity(0))) == 1:
+        assert await process.workers() == {}  # one process needs no supervisor
+    else:
+        assert list(await process.workers()) == list(range(cores))
+    assert await process.samples("gateway_workers") == {"": cores}
+
+
+async def test_one_that_dies_again_and_again(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """The first replacement comes at once, the next ones later and later; each is counted, and others serve meanwhile."""
+    process = await start_process(document(route("r", fake.url), workers=2))
+
+    for deaths in range(1, 4):
+        os.kill((await process.workers())[0], signal.SIGKILL)
+        assert (await process.ask("GET", "/r")).status == 200
+
+        async def it_is_back(deaths: int = deaths) -> bool:
+            return await process.total("gateway_worker_restarts_total") == deaths and len(await process.workers()) == 2
+
+        await until(it_is_back)
+    pauses = [float(pause) for pause in re.findall(r"the next one starts in ([0-9.]+)s", process.stderr)]
+
+    assert pauses[0] == 0
+    assert 0.3 < pauses[1] <= 0.5 < pauses[2] <= 1
+
+
+async def test_what_killed_workers_had_counted(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """Nobody asked, and both are killed at once: what is older than half a second is still counted."""
+    process = await start_process(document(route("r", fake.url), workers=2))
+    pids = await process.workers()
+    for _ in range(40):
+        await process.ask("GET", "/r")
+    await asyncio.sleep(0.8)
+
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+
+    async def others_serve() -> bool:
+        return len(workers := await process.workers()) == 2 and not set(workers.values()) & set(pids.values())
+
+    await until(others_serve)
+    assert await process.samples("gateway_requests_total") == {'code="200",method="GET",route="r"': 40}
+
+
+async def test_what_all_processes_use(start_process: StartProcess, fake: FakeModelArts) -> None:
+    """Memory, descriptors and CPU time are of supervisor and workers together; CPU time stays when a worker dies."""
+    process = await start_process(document(route("r", fake.url), workers=2))
+    pids = [process.pid, *(await process.workers()).values()]
+    for _ in range(50):
+        await process.ask("GET", "/r")
+
+    resident = await process.total("process_resident_memory_bytes")
+    descriptors = await process.total("process_open_fds")
+    before = await process.total("process_cpu_seconds_total")
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    open_files = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids]
+    os.kill(pids[1], signal.SIGKILL)
+
+    async def it_is_replaced() -> bool:
+        workers = await process.workers()
+        return len(workers) == 2 and pids[1] not in workers.values()
+
+    seen = [before]
+    async with asyncio.timeout(10):
+        while not await it_is_replaced():
+            seen.append(await process.total("process_cpu_seconds_total"))
+
+    assert len(pids) == 3
+    assert resident == pytest.approx(sum(pages) * os.sysconf("SC_PAGESIZE"), rel=0.05)
+    assert descriptors == pytest.approx(sum(open_files), abs=6)
+    assert before >= 0.3  # three interpreters have started
+    assert seen == sorted(seen)
 
 
 async def test_limits_are_of_the_gateway(start_process: StartProcess, fake: FakeModelArts) -> None:
