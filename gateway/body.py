@@ -85,6 +85,7 @@ class Body:
         "limit_bytes",
         "received_bytes",
         "replay_bytes",
+        "whole",
     )
 
     def __init__(
@@ -104,6 +105,7 @@ class Body:
         self.limit_bytes = limit_bytes
         self.replay_bytes = replay_bytes
         self.received_bytes = 0
+        self.whole: bytes | None = None  # all of a small one that came together with its head
         self._kept: list[bytes] = []  # everything received so far, while _keeping and no spool
         self._keeping = replay_bytes > 0
         self._held_bytes = 0
@@ -133,6 +135,8 @@ class Body:
             self._budget.used_bytes += count
             self._kept.append(piece)
             self._exchange.moved = True
+            if source.ended:
+                self.whole = piece
 
     @property
     def empty(self) -> bool:
@@ -210,10 +214,10 @@ class Body:
 
     def sha256_if_here(self) -> str | None:
         """``sha256()`` of a small body that has arrived whole; None where there is something to wait for."""
-        if not self._source.ended or self._spool is not None or len(self._kept) != 1:
+        if self.whole is None:
             return None
         self._exchange.body_mode = "memory"
-        return hashlib.sha256(self._kept[0]).hexdigest()
+        return hashlib.sha256(self.whole).hexdigest()
 
     async def sha256(self) -> str:
         """Receive the whole body and return its lower-case hex SHA-256; beyond ``replay_bytes`` it goes to a file.

@@ -119,8 +119,7 @@ class Names:
 
     def __init__(self, *, response: bool) -> None:
         self._kind_of = response_kind if response else request_kind
-        self._known: dict[bytes, tuple[bytes, int]] = {}
-        self.get = self._known.get
+        self.known: dict[bytes, tuple[bytes, int]] = {}
 
     def learn(self, raw_name: bytes) -> tuple[bytes, int] | None:
         """Classify a spelling that is not remembered; None when it is no field name at all."""
@@ -131,10 +130,10 @@ class Names:
         if b"_" in name:
             # A look-alike is never read as the real field, but it does not travel where the real one would not.
             kind = self._kind_of(name.replace(b"_", b"-")) & ~Kind.NOTE
-        if len(self._known) >= _REMEMBERED_NAMES:
-            self._known.clear()
+        if len(self.known) >= _REMEMBERED_NAMES:
+            self.known.clear()
         if len(raw_name) <= 64:
-            self._known[raw_name] = (name, int(kind))
+            self.known[raw_name] = (name, int(kind))
         return name, int(kind)
 
 

@@ -175,7 +175,7 @@ class Proxy:
                 self._admission.heard(place.gate, ticket, verdict(None, response.status))
             try:
                 lines = self._answer_lines(head, route, response, exchange)
-                if attempt.tunnel:
+                if attempt.connection.tunnel:
                     await self._tunnel(attempt, response, lines, answer, exchange)
                 else:
                     await self._relay(attempt, response, beginning, lines, answer, exchange)
@@ -299,8 +299,8 @@ class Proxy:
         """Pass the answer on as it arrives; the upload may still be going on meanwhile."""
         answer.head(response.status, response.reason, lines, response.content_length, bodiless=response.bodiless)
         exchange.status = response.status
-        data = beginning or attempt.take()
-        ear = exchange.ear
+        connection, ear = attempt.connection, exchange.ear
+        data = beginning or connection.take()
         while True:
             if data:
                 answer.chunk(data)
@@ -308,14 +308,14 @@ class Proxy:
                     ear.hear(data)
                 exchange.moved = True
                 exchange.response_bytes += len(data)
-            if attempt.ended:
+            if connection.drained:
                 break
             if not data or not answer.writable:
                 answer.flush()
                 exchange.head_sent = True
                 attempt.pump()
                 await exchange.moment.wait()
-            data = attempt.take() if answer.writable else b""  # broken off: cut
+            data = connection.take() if answer.writable else b""  # broken off: cut
         exchange.head_sent = True
         answer.end()
 
@@ -323,21 +323,21 @@ class Proxy:
         self, attempt: Attempt, response: ResponseHead, lines: Lines, answer: Answer, exchange: Exchange
     ) -> None:
         """A WebSocket: frames pass untouched both ways until one side closes."""
-        tunnel = answer.tunnel(response.reason, lines)
+        upstream, tunnel = attempt.connection, answer.tunnel(response.reason, lines)
         exchange.status, exchange.head_sent, exchange.phase = 101, True, Phase.TUNNEL
         exchange.deadline = float("inf")  # from here on silence counts, not duration
         while True:
-            inward = attempt.take() if answer.writable else b""
+            inward = upstream.take() if answer.writable else b""
             if inward:
                 exchange.response_bytes += len(inward)
                 tunnel.write(inward)
-            outward = tunnel.take() if attempt.writable else b""
+            outward = tunnel.take() if upstream.writable else b""
             if outward:
                 exchange.request_bytes += len(outward)
-                attempt.write(outward)
+                upstream.write(outward)
             if inward or outward:
                 exchange.moved = True
-            if attempt.ended or tunnel.ended:
+            if upstream.drained or tunnel.ended:
                 break
             await exchange.moment.wait()
         answer.end()

@@ -22,6 +22,7 @@ Algorithm = Literal["SDK-HMAC-SHA256", "V11-HMAC-SHA256"]
 # room for requests that are already on their way.
 _REFUSALS_IN_A_ROW = 4
 _HOLD_SECONDS = 300.0
+_NOT_HELD = float("-inf")
 # What other workers are told.
 _HELD, _COUNTED = "held", "counted"
 
@@ -57,11 +58,11 @@ class Signature(Credential):
         self._region = region if algorithm == "V11-HMAC-SHA256" else None
         self._generation = -1
         self._refusals_in_a_row = 0
-        self._held_until = float("-inf")  # monotonic
+        self._held_until = _NOT_HELD  # monotonic
         self._held_why = ""
         self._last_error: str | None = None
         self._last_success: float | None = None
-        self._prepare()
+        self._notice_rotation()
 
     async def authorize(self, outbound: Outbound, deadline: Deadline) -> None:
         payload_hash = None if self._payload == "unsigned" else outbound.body.sha256_if_here()
@@ -166,18 +167,18 @@ class Signature(Credential):
             self._constant_fields.append((b"X-Security-Token", token.reveal().encode()))
         if self._project_id is not None:
             self._constant_fields.append((b"X-Project-Id", self._project_id.encode()))
-        self._generation = self._generation_now()
-
-    def _generation_now(self) -> int:
-        token = self._security_token
-        return self._access_key.generation + self._secret_key.generation + (0 if token is None else token.generation)
 
     def _notice_rotation(self) -> None:
         """A new key or secret starts with a clean sheet: it lifts a hold."""
-        if self._generation != self._generation_now():
+        token = self._security_token
+        generation = self._access_key.generation + self._secret_key.generation
+        if token is not None:
+            generation += token.generation
+        if generation != self._generation:
+            self._generation = generation
             self._prepare()
             self._refusals_in_a_row = 0
-            self._held_until = float("-inf")
+            self._held_until = _NOT_HELD
             self._last_error = None
 
     def _held_seconds(self) -> float:
@@ -199,6 +200,8 @@ class Signature(Credential):
         self._refusals_in_a_row = 0
 
     def _refuse_while_held(self) -> None:
+        if self._held_until == _NOT_HELD:
+            return
         seconds = self._held_seconds()
         if seconds > 0:
             raise CredentialUnavailable(

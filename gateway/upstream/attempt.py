@@ -20,12 +20,12 @@ class Attempt:
     slow upload and back-pressure in both directions need no second task.
     """
 
-    __slots__ = ("_body", "_chunked", "_connection", "_exchange", "_uploaded", "clock", "released")
+    __slots__ = ("_body", "_chunked", "_exchange", "_uploaded", "clock", "connection", "released")
 
     def __init__(
         self, connection: UpstreamConnection, outbound: Outbound, exchange: Exchange, clock: Callable[[], float]
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._body = outbound.body
         self._exchange = exchange
         self._uploaded = False
@@ -45,7 +45,8 @@ class Attempt:
             *outbound.lines,
             *[b": ".join(field) for field in outbound.fields],
         ]
-        length = body.length
+        whole = body.whole
+        length = body.length if whole is None else len(whole)
         if outbound.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
         elif length is None:
@@ -54,17 +55,20 @@ class Attempt:
         elif length or outbound.method in _ANNOUNCE_EMPTY or outbound.announce_length:
             lines.append(b"Content-Length: %d" % length)
         lines.append(b"\r\n")
-        first = body.take()
-        if first and self._chunked:
-            first = chunk(first)
-        if body.ended:
-            self._uploaded = True
-            if self._chunked:
-                first += LAST_CHUNK
+        if whole is not None:
+            first, self._uploaded = whole, True
+        else:
+            first = body.take()
+            if first and self._chunked:
+                first = chunk(first)
+            if body.ended:
+                self._uploaded = True
+                if self._chunked:
+                    first += LAST_CHUNK
         exchange.phase = Phase.WAITING if self._uploaded else Phase.SENDING
         exchange.sent_at = self.clock()
-        self._connection.start(exchange.moment, head_request=outbound.method == "HEAD", upgrade=outbound.upgrade)
-        self._connection.write(b"\r\n".join(lines) + first)
+        self.connection.start(exchange.moment, head_request=outbound.method == "HEAD", upgrade=outbound.upgrade)
+        self.connection.write(b"\r\n".join(lines) + first)
 
     async def headed(self, answer: Answer) -> ResponseHead:
         """Upload until the response head is there; informational ones are passed to ``answer``.
@@ -73,7 +77,7 @@ class Attempt:
             UpstreamFailed: the connection or the answer broke.
             BodyTooLarge, BadRequest: the caller's body did.
         """
-        connection = self._connection
+        connection = self.connection
         while True:
             if connection.interims:
                 for interim in connection.interims:
@@ -93,7 +97,7 @@ class Attempt:
         """Send on what has arrived from the caller, as far as the upstream takes it."""
         if self._uploaded:
             return
-        connection, body, exchange = self._connection, self._body, self._exchange
+        connection, body, exchange = self.connection, self._body, self._exchange
         while connection.writable and not connection.closed:
             data = body.take()
             if data:
@@ -115,39 +119,18 @@ class Attempt:
         exchange.waits_for_caller = False
 
     def take(self) -> bytes:
-        """What has arrived of the response body.
-
-        Raises:
-            UpstreamFailed: the body broke off; what came before it has been taken.
-        """
-        data = self._connection.take()
-        if not data and self._connection.fault is not None:
-            raise self._connection.fault
-        return data
+        return self.connection.take()
 
     @property
     def ended(self) -> bool:
-        return self._connection.drained
-
-    # After a 101: both directions are bytes
-
-    @property
-    def tunnel(self) -> bool:
-        return self._connection.tunnel
-
-    @property
-    def writable(self) -> bool:
-        return self._connection.writable
-
-    def write(self, data: bytes) -> None:
-        self._connection.write(data)
+        return self.connection.drained
 
     def release(self) -> UpstreamConnection | None:
         """End the attempt: the connection when another request may follow on it, else None and it is closed."""
         if self.released:
             return None
         self.released = True
-        connection = self._connection
+        connection = self.connection
         if self._uploaded and connection.reusable:
             connection.rest()
             return connection

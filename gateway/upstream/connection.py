@@ -36,19 +36,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self.head: ResponseHead | None = None
-        self.ended = False
         self.fault: UpstreamFailed | None = None
-        self.interims: list[ResponseHead] = []
-        self.tunnel = False
-        self._interim_count = 0
-        self._buffer = b""
-        self._scanned = 0
-        self._arrived: list[bytes] = []
-        self._arrived_bytes = 0
-        self._left = 0
         self._chunks: ChunkedReader | None = None
-        self._stray = False
-        self._paused = False
+        self.interims: list[ResponseHead] = []
+        self._arrived: list[bytes] = []
+        self._buffer = b""
+        self.ended = self.tunnel = self._stray = self._paused = False
+        self._interim_count = self._scanned = self._arrived_bytes = self._left = 0
 
     # What an attempt does with it
 
@@ -66,9 +60,15 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write(data)
 
     def take(self) -> bytes:
-        """Answer bytes that have arrived since the last call, framing removed."""
+        """Answer bytes that have arrived since the last call, framing removed.
+
+        Raises:
+            UpstreamFailed: the body broke off; what came before it has been taken.
+        """
         arrived = self._arrived
         if not arrived:
+            if self.fault is not None:
+                raise self.fault
             return b""
         data = arrived[0] if len(arrived) == 1 else b"".join(arrived)
         arrived.clear()

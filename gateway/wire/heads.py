@@ -36,6 +36,7 @@ _HEADS: "dict[bytes, RequestHead]" = {}
 _REMEMBERED_HEADS = 512
 _REMEMBERED_HEAD_BYTES = 2048
 
+_NO_NAME = "a header line has no valid name before its colon (RFC 9112 section 5)"
 _REQUEST_NAMES = Names(response=False)
 _RESPONSE_NAMES = Names(response=True)
 
@@ -63,13 +64,18 @@ class FieldBlock:
         noted: dict[bytes, bytes] = {}
         self.lines, self.forwarded, self.noted = lines, forwarded, noted
         self.repeated: set[bytes] | None = None
-        known = names.get
+        known = names.known
         for line in head_lines:
             raw_name, colon, value = line.partition(b":")
-            verdict = known(raw_name) or names.learn(raw_name)
-            if verdict is None or not colon:
-                raise HeadError("a header line has no valid name before its colon (RFC 9112 section 5)")
-            name, kind = verdict
+            try:
+                name, kind = known[raw_name]
+            except KeyError:
+                verdict = names.learn(raw_name)
+                if verdict is None:
+                    raise HeadError(_NO_NAME) from None
+                name, kind = verdict
+            if not colon:
+                raise HeadError(_NO_NAME)
             if not kind:
                 lines.append(line)
                 continue

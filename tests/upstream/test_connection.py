@@ -61,9 +61,21 @@ class Upstream:
     def outcome(self) -> tuple[int, bytes, bool, str | None]:
         """Status, body, whether it is whole, and the fault."""
         connection = self.connection
-        body = connection.take()
+        body = taken(connection)
         fault = None if connection.fault is None else connection.fault.proxy_status
         return (0 if connection.head is None else connection.head.status, body, connection.ended, fault)
+
+
+def taken(connection: UpstreamConnection) -> bytes:
+    """What arrived; a fault is raised only once all of that has been taken."""
+    try:
+        body = connection.take()
+    except UpstreamFailed:
+        return b""
+    if connection.fault is not None:
+        with pytest.raises(type(connection.fault)):
+            connection.take()
+    return body
 
 
 @pytest.mark.parametrize(

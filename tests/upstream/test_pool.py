@@ -263,7 +263,7 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Atte
         return connection
 
     async def attempt(upstream: Upstream) -> Attempt:
-        body = cast(Body, SimpleNamespace(length=0, ended=True, take=lambda: b""))
+        body = cast(Body, SimpleNamespace(length=0, ended=True, whole=None, take=lambda: b""))
         url = UpstreamUrl("http", "a", 80, "a", "")
         outbound = Outbound("GET", "/", None, "a", [], [], body, Route("r", "/r", url, credential=""))
         moment = Moment(asyncio.get_running_loop())
@@ -293,7 +293,7 @@ async def test_closed_connections_are_not_counted_as_idle(
 ) -> None:
     """What the upstream has closed is forgotten at the next sweep, wherever it stands."""
     attempts = [await send(nobody) for _ in range(5)]
-    connections = [attempt._connection for attempt in attempts]
+    connections = [attempt.connection for attempt in attempts]
     for attempt in attempts:
         nobody.release(attempt)
     for closed in connections[1::2]:
