@@ -220,7 +220,8 @@ class Proxy:
             passed_on = failed = False
             beginning, reason = b"", None
             try:
-                attempt = await upstream.send(outbound, exchange)  # 502, 504
+                connection = upstream.take_idle() or await upstream.connect(outbound.route, exchange)  # 502, 503, 504
+                attempt = upstream.send(connection, outbound, exchange)  # 413, 400
                 response = await attempt.headed(answer)  # 502, 413, 400
                 if response.status < 400:
                     if credential.signs:

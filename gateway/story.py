@@ -6,7 +6,7 @@ entry in the loop's registry. Reads, stories and writes of one turn stay togethe
 
 import asyncio
 import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
 
 
@@ -36,25 +36,51 @@ class Moment:
         self._future = future = self._loop.create_future()
         return future
 
+    def at_end(self, do: Callable[[], None]) -> None:
+        """Do it once all that is ready in this turn of the loop has run."""
+        do()
+
 
 class Stories:
     """All stories of an event loop; those that became ready in one of its turns go on together in the next."""
 
-    __slots__ = ("_ready", "loop")
+    __slots__ = ("_at_end", "_ready", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._ready: list[Story] = []
+        self._at_end: list[Callable[[], None]] | None = None
 
     def soon(self, story: "Story") -> None:
         if not self._ready:
             self.loop.call_soon(self._resume)
         self._ready.append(story)
 
+    def at_end(self, do: Callable[[], None]) -> None:
+        """Do it once the stories of this turn have run, or at once where none is running.
+
+        For writing: one write behind the other wakes their readers once, where they are on this machine; between two
+        stories each write wakes them anew, which costs more than the write.
+        """
+        if self._at_end is None:
+            do()
+        else:
+            self._at_end.append(do)
+
     def _resume(self) -> None:
         ready, self._ready = self._ready, []
+        at_end = self._at_end = []
         for story in ready:
             story.resume()
+        self._at_end = None
+        for do in at_end:
+            try:
+                do()
+            except Exception as fault:
+                self.report(fault)
+
+    def report(self, fault: Exception) -> None:
+        self.loop.call_exception_handler({"message": "a request ended with an exception", "exception": fault})
 
 
 # What a story yields that waits for its own moment; anything else it yields is asyncio's.
@@ -90,6 +116,9 @@ class Story(Moment):
     def wait(self) -> Generator[Any, None, None]:
         yield _MOMENT
 
+    def at_end(self, do: Callable[[], None]) -> None:
+        self._stories.at_end(do)
+
     def cancel(self) -> None:
         """End it: ``CancelledError`` is raised where it waits; nothing happens once it has ended."""
         if self._coroutine is None or (self._awaited is not None and self._awaited.cancel()):
@@ -111,9 +140,7 @@ class Story(Moment):
             self._coroutine = None
         except Exception as fault:
             self._coroutine = None
-            self._stories.loop.call_exception_handler(
-                {"message": "a story ended with an exception", "exception": fault}
-            )
+            self._stories.report(fault)
         else:
             if awaited is _MOMENT:
                 self._waits = True

@@ -230,3 +230,27 @@ async def test_a_fault_ends_one_story_alone(stories: Stories) -> None:
     assert seen == ["told"]
     (context,) = reported
     assert isinstance(context["exception"], ValueError)
+
+
+async def test_what_is_put_off_comes_behind_all_stories_of_the_turn(stories: Stories) -> None:
+    """Writes go out together, in order; one that fails is reported and holds up no other; outside of a turn nothing is put off."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    seen: list[str] = []
+
+    def breaks() -> None:
+        raise ValueError("a fault")
+
+    async def tell(story: Story) -> None:
+        seen.append("story")
+        story.at_end(breaks)
+        story.at_end(lambda: seen.append("written"))
+
+    begun(stories, tell)
+    begun(stories, tell)
+    await turns()
+    assert seen == ["story", "story", "written", "written"]
+    assert [type(context["exception"]) for context in reported] == [ValueError, ValueError]
+    stories.at_end(lambda: seen.append("at once"))
+    Moment(asyncio.get_running_loop()).at_end(lambda: seen.append("at once, too"))
+    assert seen[4:] == ["at once", "at once, too"]

@@ -130,6 +130,8 @@ class _Recorder:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    write_whole = write
+
 
 async def dry_run(config: "Config", given: Given, *, live: bool = False) -> DryRun:
     """Take a request as far as it goes. ``live`` obtains a token where the credential needs one.

@@ -17,6 +17,8 @@ class Door(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def write_soon(self, data: bytes) -> None: ...
+
     def may_keep_alive(self) -> bool: ...
 
     def answered(self) -> None: ...
@@ -86,7 +88,7 @@ class CallerAnswer:
         pending = self._pending
         if pending:
             self.started = True
-            self._connection.write(pending[0] if len(pending) == 1 else b"".join(pending))
+            self._connection.write_soon(pending[0] if len(pending) == 1 else b"".join(pending))
             pending.clear()
 
     def end(self) -> None:

@@ -75,6 +75,7 @@ class CallerConnection(asyncio.Protocol):
         self._since = time.monotonic()  # of the current idle time or head
         self._head_began = False
         self._requests = 0
+        self._held: list[bytes] = []  # to be written at the end of the turn
         self._unsent = 0  # bytes of a complete answer that wait for the caller, when last looked at
         self.writable = True
         self.minor = 1
@@ -158,7 +159,20 @@ class CallerConnection(asyncio.Protocol):
     # What a request's parts ask for
 
     def write(self, data: bytes) -> None:
+        self._write_held()
         if self.transport is not None:
+            self.transport.write(data)
+
+    def write_soon(self, data: bytes) -> None:
+        """Write it behind the other stories of this turn, and before anything else here."""
+        self._held.append(data)
+        self._listener.stories.at_end(self._write_held)
+
+    def _write_held(self) -> None:
+        held = self._held
+        if held and self.transport is not None:
+            data = held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
             self.transport.write(data)
 
     def may_keep_alive(self) -> bool:
@@ -200,6 +214,7 @@ class CallerConnection(asyncio.Protocol):
     def cut(self, *, hard: bool) -> None:
         """End a response that is not whole; ``hard`` where only a reset shows it (no length, no chunks)."""
         self._inbound = self._answer = self._story = None
+        self._write_held()
         if self.transport is None:
             return
         if hard:
@@ -333,6 +348,7 @@ class CallerConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None or self._closing_at is not None:
             return
+        self._write_held()
         self._closing_at = time.monotonic() + _LINGER_SECONDS
         self._buffer = b""
         if linger and self._half_closed_at is None and transport.can_write_eof():

@@ -17,6 +17,8 @@ _LONGEST_PATH = 2048
 _LONGEST_UPSTREAM_ID = 128
 _LONGEST_METHOD = 64
 _DROP_NOTICE_SECONDS = 60.0
+_REMEMBERED = 1024
+_REMEMBERED_CHARACTERS = 512
 
 
 class AccessLog:
@@ -29,8 +31,10 @@ class AccessLog:
         self._writer = LineWriter(fd, "access-log", pending_bytes=pending_bytes, shared=shared)
         self._lines: list[str] = []
         self._size = 0
-        self._second = 0
-        self._prefix = ""
+        self._millisecond = 0
+        self._time = ""
+        self._beginning = ""
+        self._plain: set[str] = set()  # paths and callers that are JSON as they are
         self._noticed_lines = 0
         self._noticed_at = float("-inf")
 
@@ -40,23 +44,19 @@ class AccessLog:
 
     def write(self, exchange: "Exchange", ended: float, wall_now: float) -> None:
         """Note a finished exchange. ``ended`` is an instant of the event loop's clock, ``wall_now`` the same in Unix time."""
-        second = int(wall_now)
-        if second != self._second:
-            self._second = second
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        millisecond = int(wall_now * 1000)
+        if millisecond != self._millisecond:
+            self._begin_millisecond(millisecond)
         x = exchange
-        # One look at everything that others chose. Printable ASCII without quotes is JSON as it is.
-        foreign = f"{x.path}{x.upstream_request_id}{x.method}{x.caller}"
+        theirs = x.upstream_request_id
+        # Letters, digits and hyphens, as ids are, need no look at each character.
         if (
-            not foreign.isascii()
-            or not foreign.isprintable()
-            or '"' in foreign
-            or "\\" in foreign
-            or len(foreign) > 2000
+            (x.path in self._plain or self._is_plain(x.path))
+            and (x.method in self._plain or self._is_plain(x.method))
+            and (not theirs or (theirs.isascii() and theirs.replace("-", "").isalnum() and len(theirs) <= 128))
+            and (not x.caller or x.caller in self._plain or self._is_plain(x.caller))
         ):
-            line = self._careful_line(x, ended, wall_now)
-        else:
-            upstream_id = f'"{x.upstream_request_id}"' if x.upstream_request_id else "null"
+            upstream_id = f'"{theirs}"' if theirs else "null"
             caller = f'"{x.caller}"' if x.caller else "null"
             error = f'"{x.error}"' if x.error else "null"
             # Tenths of a millisecond by whole numbers: formatting a float takes three times as long.
@@ -64,17 +64,34 @@ class AccessLog:
             waited = int(x.first_byte_seconds * 10000)
             first_byte = f"{waited // 10}.{waited % 10}" if waited >= 0 else "null"
             line = (
-                f'{{"time":"{self._prefix}.{int((wall_now - second) * 1000):03d}Z","request_id":"{x.request_id}",'
-                f'"upstream_request_id":{upstream_id},"caller":{caller},"route":"{x.route}","method":"{x.method}",'
-                f'"path":"{x.path}","code":{x.status or 499},"outcome":"{x.outcome}","error":{error},'
-                f'"upstream_code":{x.upstream_status or "null"},"attempts":{x.attempts},'
-                f'"duration_ms":{tenths // 10}.{tenths % 10},"first_byte_ms":{first_byte},'
+                f'{self._beginning}{x.request_id}","upstream_request_id":{upstream_id},"caller":{caller},'
+                f'"route":"{x.route}","method":"{x.method}","path":"{x.path}","code":{x.status or 499},'
+                f'"outcome":"{x.outcome}","error":{error},"upstream_code":{x.upstream_status or "null"},'
+                f'"attempts":{x.attempts},"duration_ms":{tenths // 10}.{tenths % 10},"first_byte_ms":{first_byte},'
                 f'"request_bytes":{x.request_bytes},"response_bytes":{x.response_bytes},"body_mode":"{x.body_mode}"}}\n'
             )
+        else:
+            line = self._careful_line(x, ended)
         self._lines.append(line)
         self._size += len(line)
         if self._size >= BATCH_BYTES:
             self.flush()
+
+    def _begin_millisecond(self, millisecond: int) -> None:
+        seconds, rest = divmod(millisecond, 1000)
+        self._millisecond = millisecond
+        self._time = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:03d}Z"
+        self._beginning = f'{{"time":"{self._time}","request_id":"'
+
+    def _is_plain(self, text: str) -> bool:
+        """Printable ASCII without quotes is JSON as it is; what was found so is remembered, within bounds."""
+        if not text.isascii() or not text.isprintable() or '"' in text or "\\" in text or len(text) > 2000:
+            return False
+        if len(text) <= _REMEMBERED_CHARACTERS:
+            if len(self._plain) >= _REMEMBERED:
+                self._plain.clear()
+            self._plain.add(text)
+        return True
 
     def flush(self, now: float | None = None) -> None:
         """Hand what has gathered to the writer; call it once a second. ``now`` is monotonic time, for tests."""
@@ -100,12 +117,11 @@ class AccessLog:
             "access log: %d lines lost, its reader or disk does not keep up (%d since the start)", lost, dropped
         )
 
-    def _careful_line(self, exchange: "Exchange", ended: float, wall_now: float) -> str:
+    def _careful_line(self, exchange: "Exchange", ended: float) -> str:
         """The same line for any text, everything outside ASCII escaped and overlong members cut."""
-        second = int(wall_now)
         first_byte = exchange.first_byte_seconds
         record = {
-            "time": f"{self._prefix}.{int((wall_now - second) * 1000):03d}Z",
+            "time": self._time,
             "request_id": exchange.request_id,
             "upstream_request_id": _cut(exchange.upstream_request_id, _LONGEST_UPSTREAM_ID) or None,
             "caller": exchange.caller or None,

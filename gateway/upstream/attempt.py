@@ -68,7 +68,11 @@ class Attempt:
         exchange.phase = Phase.WAITING if self._uploaded else Phase.SENDING
         exchange.sent_at = self.clock()
         self.connection.start(exchange.moment, head_request=outbound.method == "HEAD", upgrade=outbound.upgrade)
-        self.connection.write(b"\r\n".join(lines) + first)
+        data = b"\r\n".join(lines) + first
+        if self._uploaded:
+            self.connection.write_whole(data)
+        else:
+            self.connection.write(data)
 
     async def headed(self, answer: Answer) -> ResponseHead:
         """Upload until the response head is there; informational ones are passed to ``answer``.

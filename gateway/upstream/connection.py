@@ -32,6 +32,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.requests = 0
         self._moment: Moment | None = None
+        self._held = b""
         self._reset()
 
     def _reset(self) -> None:
@@ -58,6 +59,17 @@ class UpstreamConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """Send a whole request, behind the other stories of this turn."""
+        assert self._moment is not None
+        self._held = data
+        self._moment.at_end(self._write_held)
+
+    def _write_held(self) -> None:
+        if self.transport is not None and not self.closed:
+            self.transport.write(self._held)
+        self._held = b""
 
     def take(self) -> bytes:
         """Answer bytes that have arrived since the last call, framing removed.

@@ -39,18 +39,18 @@ class Upstream:
     def idle(self) -> int:
         return len(self._idle)
 
-    async def send(self, outbound: Outbound, exchange: Exchange) -> Attempt:
-        """Begin an attempt; its answer comes from ``headed``, and it is given back with ``release``.
+    async def connect(self, route: Route, exchange: Exchange) -> UpstreamConnection:
+        """A new connection; see ``dial`` for what may go wrong."""
+        exchange.phase = Phase.CONNECTING
+        return await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
+
+    def send(self, connection: UpstreamConnection, outbound: Outbound, exchange: Exchange) -> Attempt:
+        """Begin an attempt on a connection of ``take_idle`` or ``connect``; its answer comes from ``headed``, and it is
+        given back with ``release``.
 
         Raises:
-            UpstreamFailed, Overloaded: see ``dial``; nothing was sent.
             BodyTooLarge, BadRequest: the caller's body is at fault.
         """
-        connection = self._take_idle()
-        if connection is None:
-            exchange.phase = Phase.CONNECTING
-            route = outbound.route
-            connection = await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
         self.busy += 1
         attempt = Attempt(connection, outbound, exchange, self._clock)
         try:
@@ -94,7 +94,8 @@ class Upstream:
         while self._idle:
             self._idle.pop().close()
 
-    def _take_idle(self) -> UpstreamConnection | None:
+    def take_idle(self) -> UpstreamConnection | None:
+        """A kept connection that is still there, the latest used."""
         idle = self._idle
         while idle:
             connection = idle.pop()

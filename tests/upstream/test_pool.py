@@ -249,7 +249,7 @@ async def test_busy_connections_are_counted_down(start_gateway: StartGateway, fa
 class Answered(UpstreamConnection):
     """A connection to nobody, on which the answer to a request is there at once."""
 
-    def write(self, data: bytes) -> None:
+    def write_whole(self, data: bytes) -> None:
         self.data_received(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
@@ -267,7 +267,8 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Atte
         url = UpstreamUrl("http", "a", 80, "a", "")
         outbound = Outbound("GET", "/", None, "a", [], [], body, Route("r", "/r", url, credential=""))
         moment = Moment(asyncio.get_running_loop())
-        return await upstream.send(outbound, Exchange(moment, 0.0, "id", "GET", "/"))
+        exchange = Exchange(moment, 0.0, "id", "GET", "/")
+        return upstream.send(await upstream.connect(outbound.route, exchange), outbound, exchange)
 
     monkeypatch.setattr(pool, "dial", connect)
     return attempt
