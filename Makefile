@@ -118,6 +118,10 @@ pod-test: $(INSTALLED) ## run every rendered overlay with podman against the sim
 	$(PODMAN) build --format docker --tag $(IMAGE) $(BUILD) .
 	$(BIN)/python -m tests.deploy.play --podman '$(PODMAN)' --image localhost/$(IMAGE)
 
+.PHONY: systemd-test
+systemd-test: ## start deploy/systemd under a real systemd, in a container that podman runs
+	PODMAN='$(PODMAN)' BUILD_ARGS='$(BUILD)' .ci/systemd-test
+
 .PHONY: clean
 clean: ## remove what these targets made
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -148,7 +148,7 @@ def test_skips_count_in_the_gate(tmp_path: Path, plugin: tuple[str, ...], status
     assert "no such tool" in finished.stdout or status == 0
 
 
-@pytest.mark.parametrize("name", ["run", "find-python", "find-kubectl", "image-test"])
+@pytest.mark.parametrize("name", ["run", "find-python", "find-kubectl", "image-test", "systemd-test"])
 def test_scripts_are_sound(name: str) -> None:
     """The gate's scripts can be run, and parse."""
     path = ROOT / ".ci" / name
