@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 IMAGE ?= modelarts-gateway:dev
 PODMAN ?= podman
+COMPOSE ?= docker compose
 
 # The engine's client, where it is not Docker's own: make image DOCKER=podman.
 DOCKER ?= docker
@@ -110,7 +111,7 @@ image: ## build the container image; IMAGE=name:tag, BASE_IMAGE=... for another 
 image-test: ## build the image and try it: read-only, no capabilities, no network; DOCKER=podman for another engine
 	DOCKER='$(DOCKER)' IMAGE='$(IMAGE)' BUILD_ARGS='$(BUILD)' .ci/image-test
 
-# The next three need root and an engine; each builds its image first. BASE_IMAGE and BUILD_ARGS as above.
+# The next ones need root and an engine; each builds its image first. BASE_IMAGE and BUILD_ARGS as above.
 BUILD = $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)
 
 .PHONY: pod-test
@@ -121,6 +122,11 @@ pod-test: $(INSTALLED) ## run every rendered overlay with podman against the sim
 .PHONY: systemd-test
 systemd-test: ## start deploy/systemd under a real systemd, in a container that podman runs
 	PODMAN='$(PODMAN)' BUILD_ARGS='$(BUILD)' .ci/systemd-test
+
+.PHONY: compose-test
+compose-test: $(INSTALLED) ## bring deploy/compose up; COMPOSE=docker-compose, UP_ARGS='--prometheus /usr/bin/prometheus --base IMAGE'
+	docker build --tag $(IMAGE) $(BUILD) .
+	IMAGE=$(IMAGE) $(BIN)/python -m tests.deploy.up --compose '$(COMPOSE)' $(UP_ARGS)
 
 .PHONY: clean
 clean: ## remove what these targets made
