@@ -58,7 +58,14 @@ def prometheus_image(docker: str, program: str, base: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(program, folder)
         (Path(folder) / "Dockerfile").write_text(_RECIPE.format(base=base))
-        run(docker, "build", "--network=none", "--tag", os.environ.get("PROMETHEUS_IMAGE", written.split(":-")[1].rstrip("}")), folder)
+        run(
+            docker,
+            "build",
+            "--network=none",
+            "--tag",
+            os.environ.get("PROMETHEUS_IMAGE", written.split(":-")[1].rstrip("}")),
+            folder,
+        )
 
 
 def look(docker: str, compose: list[str]) -> list[tuple[str, object, object]]:
@@ -81,7 +88,9 @@ def look(docker: str, compose: list[str]) -> list[tuple[str, object, object]]:
     rows.append(("the gateway's health", inspect("gateway", ".State.Health.Status"), "healthy"))
     for name in names:
         dropped = json.loads(run(docker, "inspect", names[name]))[0]["HostConfig"]["CapDrop"]
-        rows.append((f"{name}: dropped capabilities, restarts", (dropped, inspect(name, ".RestartCount")), (["ALL"], "0")))
+        rows.append(
+            (f"{name}: dropped capabilities, restarts", (dropped, inspect(name, ".RestartCount")), (["ALL"], "0"))
+        )
     began = time.monotonic()
     run(*compose, "stop", "gateway")
     rows.append(("stops within its grace period", time.monotonic() - began < 60, True))
