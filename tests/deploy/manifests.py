@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import jsonschema
 import pytest
 import trustme
 import yaml
@@ -77,6 +78,13 @@ def variant(tmp_path: Path, overlay: str, *replacements: tuple[str, str]) -> Pat
         text = text.replace(old, new)
     (folder / "kustomization.yaml").write_text(text)
     return folder
+
+
+def operator_problems(document: Manifest) -> list[str]:
+    """What the Prometheus Operator's schema has against a manifest of one of its kinds."""
+    schema = json.loads((ROOT / "tests/deploy/prometheus-operator.json").read_text())
+    validator = jsonschema.Draft202012Validator({**schema, "$ref": f"#/$defs/{document['kind']}"})
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
 
 
 def of_kind(documents: list[Manifest], kind: str) -> list[Manifest]:

@@ -32,6 +32,7 @@ from .manifests import (
     lay_out,
     named,
     of_kind,
+    operator_problems,
     pods,
     port_of,
     render,
@@ -92,9 +93,11 @@ def load_pod(documents: list[Manifest], root: Path) -> Config:
 
 @pytest.mark.parametrize("version", ["1.30.0", ""], ids=["1.30", "newest"])
 def test_schemas(documents: list[Manifest], version: str) -> None:
-    """Every manifest is one that Kubernetes knows, field by field; the Prometheus Operator's have no schema here."""
+    """Every manifest is one that Kubernetes or the Prometheus Operator knows, field by field."""
     for document in documents:
-        if document["kind"] != "PodMonitor":
+        if document["apiVersion"].startswith("monitoring.coreos.com/"):
+            assert operator_problems(document) == []
+        else:
             kubernetes_validate.validate(document, version or kubernetes_validate.latest_version(), strict=True)
 
 
@@ -304,6 +307,25 @@ def test_labels_select(documents: list[Manifest]) -> None:
         elif document["kind"] == "Deployment":
             template = document["spec"]["template"]["metadata"]["labels"]
             assert document["spec"]["selector"]["matchLabels"].items() <= template.items()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        pytest.param("interval", "15", "does not match", id="no unit"),
+        pytest.param("interal", "15s", "'interal' was unexpected", id="no such field"),
+        pytest.param("port", 8081, "is not of type 'string'", id="a number for a name"),
+        pytest.param("relabelings", [{"action": "copy"}], "is not one of", id="no such action"),
+    ],
+)
+def test_operator_schema_bites(path: str, value: object, said: str, tmp_path: Path) -> None:
+    """A monitor that is wrong is found by the Prometheus Operator's schema."""
+    monitor = of_kind(render(variant(tmp_path, "service", COMPONENTS)), "PodMonitor")[0]
+    monitor["spec"]["podMetricsEndpoints"][0][path] = value
+
+    (problem,) = operator_problems(monitor)
+
+    assert said in problem
 
 
 @pytest.mark.parametrize("name", ["modelarts-gateway", "modelarts-gateway-sidecar"])
