@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
+import yaml
 from fake_modelarts import FakeModelArts
 from raw_caller import Caller, Reply, ask, request_bytes
 from running import Process, as_process, free_port
@@ -368,6 +370,72 @@ async def test_upstream_with_tls(start_mesh: StartMesh, tmp_path: Path, name: st
         assert (maas.last.target, maas.last.all("Host")) == ("/v1/x?b=2", [MAAS])
         assert maas.last.all("Authorization") == [f"Bearer {mesh.modelarts.credentials['api_key']}"]
         assert maas.last.sha256 == hashlib.sha256(body).hexdigest()
+
+
+def as_istio_writes_it(text: str) -> str:
+    """envoy.yaml with the check that docs/mesh.md's provider for Istio stands for.
+
+    A name is compared without case, `x*` is a beginning (Istio API, "EnvoyExternalAuthorizationHttpProvider").
+    """
+    block = re.search(r"^```text\n(extensionProviders:.*?)^```", (ROOT / "docs/mesh.md").read_text(), re.M | re.S)
+    assert block is not None
+    told = yaml.safe_load(block[1])["extensionProviders"][0]["envoyExtAuthzHttp"]
+
+    def patterns(names: list[str]) -> dict[str, list[dict[str, object]]]:
+        return {
+            "patterns": [
+                {"prefix": name[:-1], "ignore_case": True}
+                if name.endswith("*")
+                else {"exact": name, "ignore_case": True}
+                for name in names
+            ]
+        }
+
+    config = yaml.safe_load(text)
+    (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
+    (check,) = (
+        one["typed_config"]
+        for one in chain["filters"][0]["typed_config"]["http_filters"]
+        if one["name"] == "envoy.filters.http.ext_authz"
+    )
+    ours = dict(check)
+    check.clear()
+    check["@type"] = ours["@type"]
+    check["failure_mode_allow"] = told["failOpen"]
+    check["status_on_error"] = {"code": int(told["statusOnError"])}
+    check["clear_route_cache"] = told["clearRouteCache"]
+    check["allowed_headers"] = patterns(told["includeRequestHeadersInCheck"])
+    check["http_service"] = {
+        "server_uri": {**ours["http_service"]["server_uri"], "timeout": told["timeout"]},
+        "path_prefix": told["pathPrefix"],
+        "authorization_response": {"allowed_upstream_headers": patterns(told["headersToUpstreamOnAllow"])},
+    }
+    return json.dumps(config)  # PyYAML leaves "n" and "y" bare, which Envoy reads as false and true
+
+
+@pytest.mark.parametrize("start_mesh", ["envoy"], indirect=True)
+async def test_the_check_that_istio_would_write(start_mesh: StartMesh) -> None:
+    """With it each kind of credential arrives, no caller's does, uploads pass, refusals are the gateway's own."""
+    mesh = await start_mesh(edit=as_istio_writes_it)
+    body = os.urandom(3 * MIB)
+    theirs = {name.decode(): "theirs" for name in CALLER_CREDENTIALS if name != b"authorization"}
+
+    for name in ("token", "aksk", "app", "code", "key", "v2"):
+        reply = await mesh.ask(
+            "POST", f"/{name}/echo?b=2&a=1+x", {**OURS, "X-HW-Any": "1"}, body=body, chunk_bytes=65536
+        )
+        assert reply.status == 200, (name, reply.body)
+        assert reply.json()["sha256"] == hashlib.sha256(body).hexdigest()
+    reply = await mesh.ask("POST", "/code/echo", {**OURS, **theirs, "X-Gateway-Host": "evil"}, body=b"spring")
+    told = reply.json()
+    assert told["credential"] == "app_code"
+    assert {name.lower() for name, _ in told["headers"]} & {*theirs, "x-hw-any", "x-gateway-host"} == {"x-apig-appcode"}
+    arrived = mesh.arrived
+    nobody = await mesh.ask("POST", "/code/echo", {}, body=b"spring")
+    assert (nobody.status, nobody.code, mesh.arrived) == (401, "Gateway.CallerUnknown", arrived)
+    await mesh.authz.close()
+    assert (await mesh.ask("POST", "/code", body=b"spring")).status == 503
+    assert mesh.arrived == arrived
 
 
 @pytest.mark.parametrize("path", [ENVOY, NGINX / "nginx.conf"], ids=lambda path: path.parent.name)
