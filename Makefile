@@ -125,8 +125,8 @@ systemd-test: ## start deploy/systemd under a real systemd, in a container that 
 
 .PHONY: compose-test
 compose-test: $(INSTALLED) ## bring deploy/compose up; COMPOSE=docker-compose, UP_ARGS='--prometheus /usr/bin/prometheus --base IMAGE'
-	docker build --tag $(IMAGE) $(BUILD) .
-	IMAGE=$(IMAGE) $(BIN)/python -m tests.deploy.up --compose '$(COMPOSE)' $(UP_ARGS)
+	$(DOCKER) build --tag $(IMAGE) $(BUILD) .
+	IMAGE=$(IMAGE) $(BIN)/python -m tests.deploy.up --docker '$(DOCKER)' --compose '$(COMPOSE)' $(UP_ARGS)
 
 .PHONY: clean
 clean: ## remove what these targets made
