@@ -11,6 +11,8 @@ PYTEST_ARGS ?=
 # Most tests wait for sockets and processes more than they compute, so three at a time suit even two processors.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 IMAGE ?= modelarts-gateway:dev
+PODMAN ?= podman
+COMPOSE ?= docker compose
 
 # The engine's client, where it is not Docker's own: make image DOCKER=podman.
 DOCKER ?= docker
@@ -89,8 +91,8 @@ docs: $(INSTALLED) ## build the documents into dist/docs, every warning an error
 
 # What the image installs, in an environment of its own, so that no development tool is among it.
 .PHONY: sbom
-sbom: $(INSTALLED) ## write dist/sbom.json: what the gateway ships, in CycloneDX's JSON
-	$(BIN)/python -m pip install --quiet cyclonedx-bom
+sbom: $(INSTALLED) ## write and check dist/sbom.json: what the gateway ships, in CycloneDX's JSON
+	$(BIN)/python -m pip install --quiet "cyclonedx-bom>=7"
 	rm -rf dist/.shipped
 	$(BIN)/python -m venv dist/.shipped
 	dist/.shipped/bin/python -m pip install --quiet --require-hashes -r requirements/runtime.txt
@@ -99,15 +101,32 @@ sbom: $(INSTALLED) ## write dist/sbom.json: what the gateway ships, in CycloneDX
 	sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'import gateway; print(gateway.__version__)')\"/" pyproject.toml > dist/.shipped/pyproject.toml
 	$(BIN)/cyclonedx-py environment --pyproject dist/.shipped/pyproject.toml --output-reproducible --output-file dist/sbom.json dist/.shipped
 	rm -rf dist/.shipped
-	@echo "dist/sbom.json"
+	@$(BIN)/python -m tests.deploy.bill dist/sbom.json
 
 .PHONY: image
 image: ## build the container image; IMAGE=name:tag, BASE_IMAGE=... for another base, DOCKER=podman for another engine
-	$(DOCKER) build --tag $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+	$(DOCKER) build $(if $(findstring podman,$(DOCKER)),--format docker) --tag $(IMAGE) $(BUILD) .
 
 .PHONY: image-test
 image-test: ## build the image and try it: read-only, no capabilities, no network; DOCKER=podman for another engine
-	DOCKER='$(DOCKER)' IMAGE='$(IMAGE)' BUILD_ARGS='$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)' .ci/image-test
+	DOCKER='$(DOCKER)' IMAGE='$(IMAGE)' BUILD_ARGS='$(BUILD)' .ci/image-test
+
+# The next ones need root and an engine; each builds its image first. BASE_IMAGE and BUILD_ARGS as above.
+BUILD = $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)
+
+.PHONY: pod-test
+pod-test: $(INSTALLED) ## run every rendered overlay with podman against the simulator; PODMAN='podman --root DIR'
+	$(PODMAN) build --format docker --tag $(IMAGE) $(BUILD) .
+	$(BIN)/python -m tests.deploy.play --podman '$(PODMAN)' --image localhost/$(IMAGE)
+
+.PHONY: systemd-test
+systemd-test: ## start deploy/systemd under a real systemd, in a container that podman runs
+	PODMAN='$(PODMAN)' BUILD_ARGS='$(BUILD)' .ci/systemd-test
+
+.PHONY: compose-test
+compose-test: $(INSTALLED) ## bring deploy/compose up; COMPOSE=docker-compose, UP_ARGS='--prometheus /usr/bin/prometheus --base IMAGE'
+	$(DOCKER) build --tag $(IMAGE) $(BUILD) .
+	IMAGE=$(IMAGE) $(BIN)/python -m tests.deploy.up --docker '$(DOCKER)' --compose '$(COMPOSE)' $(UP_ARGS)
 
 .PHONY: clean
 clean: ## remove what these targets made

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -63,8 +65,18 @@ OWNED = {"Authorization", "X-Auth-Token", "X-Apig-AppCode", "apikey", "X-Sdk-Dat
 class Door:
     """A started Authz, and where its configuration stands."""
 
-    def __init__(self, authz: Authz, port: int, path: Path) -> None:
-        self.authz, self.port, self.path = authz, port, path
+    def __init__(self, authz: Authz, port: int, path: Path, admin_port: int) -> None:
+        self.authz, self.port, self.path, self.admin_port = authz, port, path, admin_port
+
+    async def counted(self) -> dict[str, float]:
+        """The samples of its metrics, as they are written."""
+        text = (await ask(self.admin_port, "GET", "/metrics")).body.decode()
+        return {name: float(value) for name, value in re.findall(r"^(gateway_.*) (\S+)$", text, re.MULTILINE)}
+
+    async def logged(self) -> list[dict[str, Any]]:  # Any: JSON
+        """End it, and return the lines of its log of decisions."""
+        await self.authz.close()
+        return [json.loads(line) for line in (self.path.parent / "decisions.log").read_text().splitlines()]
 
     async def envoy(self, target: str, fields: Mapping[str, str] | None = None, method: str = "POST") -> Reply:
         return await ask(self.port, method, f"/envoy{target}", {"X-Original-Content-Length": "6", **(fields or {})})
@@ -88,10 +100,11 @@ async def start_authz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
             path = tmp_path / "gateway.yaml"
             path.write_text(yaml.safe_dump({**CONFIG, **(more or {})}))
             (sock,) = sockets.bind(Address("127.0.0.1", 0), "--listen")
-            authz = Authz(load(path, kinds()), path.read_bytes())
-            await authz.start(sock)
+            log = stack.enter_context((tmp_path / "decisions.log").open("wb"))
+            authz = Authz(load(path, kinds()), path.read_bytes(), access_log_fd=log.fileno())
+            admin_port = await authz.start(sock, Address("127.0.0.1", 0))
             stack.push_async_callback(authz.close)
-            return Door(authz, sockets.port_of(sock), path)
+            return Door(authz, sockets.port_of(sock), path, admin_port)
 
         yield start
 
@@ -273,9 +286,68 @@ async def test_health(start_authz: StartAuthz) -> None:
     assert "token" in str(ready.json()["reasons"])
 
 
+async def test_decisions_are_counted(start_authz: StartAuthz) -> None:
+    """Permissions and refusals count as `serve` counts requests; nginx's second question about a refusal does not."""
+    door = await start_authz(CALLERS)
+    ours = {"X-API-Key": ENVIRON["TEAM"]}
+
+    await door.envoy("/code/x", ours)
+    await door.nginx("/code/x", ours)
+    await door.envoy("/auto", ours)
+    await door.nginx("/auto", ours)
+    await door.nginx("/auto", ours, path="/nginx-refusal")
+    await door.envoy("/code")
+    await ask(door.port, "GET", "/else")
+
+    counted = await door.counted()
+    requests = {name: count for name, count in counted.items() if name.startswith("gateway_requests_total")}
+    assert requests == {
+        'gateway_requests_total{code="200",method="POST",route="code"}': 2,
+        'gateway_requests_total{code="403",method="POST",route="auto"}': 2,
+        'gateway_requests_total{code="401",method="POST",route="-"}': 1,
+        'gateway_requests_total{code="400",method="GET",route="-"}': 1,
+    }
+    assert counted['gateway_errors_total{error="Gateway.CallerNotAllowed",route="auto"}'] == 2
+    assert counted['gateway_request_duration_seconds_count{route="code"}'] == 2
+
+
+async def test_decisions_are_logged(start_authz: StartAuthz) -> None:
+    """One line for each check: who, where, what was decided; no query, no field, no credential."""
+    door = await start_authz(CALLERS)
+    ours = {"X-API-Key": ENVIRON["TEAM"], "X-Request-Id": "id-1"}
+
+    await door.envoy("/code/x?secret=1", ours)
+    await door.envoy('/nothing/"%C3%A9?secret=1', {**ours, "X-Request-Id": "id-2"}, method="PUT")
+
+    lines = await door.logged()
+    kept = ("request_id", "caller", "route", "method", "path", "code", "outcome", "error")
+    assert [tuple(line[name] for name in kept) for line in lines] == [
+        ("id-1", "team", "code", "POST", "/code/x", 200, "complete", None),
+        ("id-2", "team", "-", "PUT", '/nothing/"%C3%A9', 404, "complete", "Gateway.RouteNotFound"),
+    ]
+    assert not [value for value in ("secret", *ENVIRON.values()) if value in json.dumps(lines)]
+
+
+async def test_who_may_only_look(start_authz: StartAuthz) -> None:
+    """The admin address tells what state credentials are in, and answers no check."""
+    door = await start_authz()
+
+    counted = await door.counted()
+    status = await ask(door.admin_port, "GET", "/status", {"Accept": "application/json"})
+    check = await ask(door.admin_port, "POST", "/envoy/code", {"X-Original-Content-Length": "6"})
+
+    assert counted['gateway_credential_usable{credential="code"}'] == 1
+    assert counted['gateway_credential_usable{credential="token"}'] == 0
+    assert counted["gateway_config_last_reload_successful"] == 1
+    assert {one["name"]: one["usable"] for one in status.json()["credentials"]}["token"] is False
+    assert check.status in {404, 405}
+    assert not [value for value in ENVIRON.values() if value.encode() in status.body + check.body]
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        pytest.param(("--admin", "9192"), id="an admin port alone"),
         pytest.param(("--listen", "9191"), id="a port alone"),
         pytest.param(("--listen", "https://localhost"), id="a URL"),
         pytest.param(("--envoy-prefix", "envoy"), id="a prefix without its slash"),
@@ -310,3 +382,24 @@ async def test_command_on_a_unix_socket(tmp_path: Path) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"X-Apig-AppCode: the-code" in answer
     assert status == 0
+
+
+async def test_command_with_an_admin_address(tmp_path: Path) -> None:
+    """The command says where to look, and does not start where somebody else listens there."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "listen": "127.0.0.1:1", "admin": "127.0.0.1:2"}))
+    program = ("-m", "gateway", "authz", "--listen", "127.0.0.1:0", "--admin")
+    (tmp_path / "second").mkdir()
+
+    async with as_process(path, tmp_path, ENVIRON, wait=False, program=(*program, "127.0.0.1:0", "-c")) as first:
+        await first.says(" authorises ")
+        found = re.search(r"admin on (127\.0\.0\.1:(\d+))", first.stderr)
+        assert found is not None
+        alive = await ask(int(found[2]), "GET", "/healthz")
+        more = {"wait": False, "program": (*program, found[1], "-c")}
+        async with as_process(path, tmp_path / "second", ENVIRON, **more) as second:
+            status = await second.ended()
+
+    assert alive.status == 200
+    assert status == 1
+    assert f"cannot listen on {found[1]} (admin)" in second.stderr

@@ -1,21 +1,43 @@
 """Rendered manifests, and a pod's file system as its volumes make it."""
 
 import base64
+import functools
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import jsonschema
 import pytest
+import trustme
 import yaml
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 DOCUMENT = ROOT / "docs/deploying.md"
+OLDEST_KUBECTL = 24  # Kubernetes 1.24
 
 Manifest = dict[str, Any]  # Any: YAML
+
+# Overlays as they are, and with what their comments offer.
+OLD_SIDECAR = ("../../components/sidecar  ", "../../components/sidecar-before-1.29  ")
+COMPONENTS = (
+    "# components:\n#   - ../../components/pod-monitor            # Prometheus Operator\n"
+    "#   - ../../components/scale-on-in-flight     # prometheus-adapter",
+    "components: [../../components/pod-monitor, ../../components/scale-on-in-flight]",
+)
+VARIANTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "service": ("service", ()),
+    "service-with-components": ("service", (COMPONENTS,)),
+    "egress": ("egress", ()),
+    "sidecar": ("sidecar", ()),
+    "sidecar-before-1.29": ("sidecar", (OLD_SIDECAR,)),
+    "simulator": ("simulator", ()),
+}
 
 
 def need(program: str) -> str:
@@ -26,10 +48,21 @@ def need(program: str) -> str:
     return found
 
 
+@functools.cache
+def kubectl() -> str:
+    """A kubectl that reads our kustomizations: `labels` with `includeTemplates` came with 1.24."""
+    program = need("kubectl")
+    done = subprocess.run([program, "version", "--client", "-o", "json"], capture_output=True, timeout=30, check=True)
+    version = str(json.loads(done.stdout)["clientVersion"]["gitVersion"])
+    if int(version.split(".")[1]) < OLDEST_KUBECTL:
+        pytest.skip(f"kubectl {version} is too old for deploy/kubernetes: 1.{OLDEST_KUBECTL} or newer is needed")
+    return program
+
+
 def render(folder: Path) -> list[Manifest]:
     """What `kubectl apply -k` would send."""
     done = subprocess.run(
-        [need("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=30, check=False
+        [kubectl(), "kustomize", str(folder)], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
@@ -45,6 +78,13 @@ def variant(tmp_path: Path, overlay: str, *replacements: tuple[str, str]) -> Pat
         text = text.replace(old, new)
     (folder / "kustomization.yaml").write_text(text)
     return folder
+
+
+def operator_problems(document: Manifest) -> list[str]:
+    """What the Prometheus Operator's schema has against a manifest of one of its kinds."""
+    schema = json.loads((ROOT / "tests/deploy/prometheus-operator.json").read_text())
+    validator = jsonschema.Draft202012Validator({**schema, "$ref": f"#/$defs/{document['kind']}"})
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
 
 
 def of_kind(documents: list[Manifest], kind: str) -> list[Manifest]:
@@ -101,7 +141,7 @@ def documented_secrets(namespace: str, files: Mapping[str, str], folder: Path) -
         for file in re.findall(r"--from-file=(\S+)", options):
             (folder / file).exists() or (folder / file).write_text(f"the-{file}\n")
         done = subprocess.run(
-            [need("kubectl"), "create", "secret", kind, name, *options.split(), "--dry-run=client", "-o", "yaml"],
+            [kubectl(), "create", "secret", kind, name, *options.split(), "--dry-run=client", "-o", "yaml"],
             cwd=folder,
             capture_output=True,
             text=True,
@@ -111,6 +151,41 @@ def documented_secrets(namespace: str, files: Mapping[str, str], folder: Path) -
         assert done.returncode == 0, done.stderr
         made.append(yaml.safe_load(done.stdout))
     return made
+
+
+def secrets_for(manifests: list[Manifest], folder: Path) -> list[Manifest]:
+    """The Secrets of these manifests' namespace, as the document creates them, with what the simulator accepts."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    files = {
+        "tls.crt": certificate.cert_chain_pems[0].bytes().decode(),
+        "tls.key": certificate.private_key_pem.bytes().decode(),
+        "maas-key": "simulated-api-key\n",
+        "iam-password": "simulated-password\n",
+    }
+    return documented_secrets(manifests[-1]["metadata"]["namespace"], files, folder)
+
+
+def config_path(container: Manifest) -> str:
+    """Where a gateway's container finds its configuration."""
+    return next(str(entry["value"]) for entry in container["env"] if entry["name"] == "GATEWAY_CONFIG")
+
+
+def to_simulator(text: str, urls: Mapping[str, str], domain: str, addresses: tuple[str, str] | None = None) -> Manifest:
+    """A gateway's configuration with the simulator in the place of the world; at other addresses, if they are given."""
+    config: Manifest = yaml.safe_load(text)
+    if addresses:
+        config["listen"], config["admin"] = addresses
+    for credential in config["credentials"].values():
+        if credential["kind"] == "iam_token":
+            credential.pop("region", None)
+            credential["iam_url"] = urls["iam"]
+            credential["domain"] = domain
+    for route in config["routes"]:
+        family = {"flowers": "v1_iam", "maas": "maas"}[route["name"]]
+        assert urlsplit(route["upstream"]).path.startswith(urlsplit(urls[family]).path[:10])
+        route["upstream"] = urls[family]
+    return config
 
 
 def lay_out(pod: Manifest, container: Manifest, documents: list[Manifest], root: Path) -> None:

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
-import trustme
 import yaml
 from raw_caller import ask
 from running import Process, as_process, free_port
@@ -22,35 +21,26 @@ from gateway.metrics import Gauges, Metrics
 from gateway.simulator import Simulator
 
 from .manifests import (
+    COMPONENTS,
     KUBERNETES,
+    VARIANTS,
     Manifest,
+    config_path,
     containers,
     documented_secrets,
     gateway_pod,
     lay_out,
     named,
     of_kind,
+    operator_problems,
     pods,
     port_of,
     render,
+    secrets_for,
+    to_simulator,
     variant,
 )
 
-# Overlays as they are, and with what their comments offer.
-OLD_SIDECAR = ("../../components/sidecar  ", "../../components/sidecar-before-1.29  ")
-COMPONENTS = (
-    "# components:\n#   - ../../components/pod-monitor            # Prometheus Operator\n"
-    "#   - ../../components/scale-on-in-flight     # prometheus-adapter",
-    "components: [../../components/pod-monitor, ../../components/scale-on-in-flight]",
-)
-VARIANTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "service": ("service", ()),
-    "service-with-components": ("service", (COMPONENTS,)),
-    "egress": ("egress", ()),
-    "sidecar": ("sidecar", ()),
-    "sidecar-before-1.29": ("sidecar", (OLD_SIDECAR,)),
-    "simulator": ("simulator", ()),
-}
 MIB = 1024 * 1024
 # Without bodies the process stays below this, see `test_it_fits`.
 PROCESS_BYTES = 128 * MIB
@@ -82,18 +72,6 @@ def whole() -> dict[str, list[Manifest]]:
     return {}
 
 
-def secrets_for(manifests: list[Manifest], folder: Path) -> list[Manifest]:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    files = {
-        "tls.crt": certificate.cert_chain_pems[0].bytes().decode(),
-        "tls.key": certificate.private_key_pem.bytes().decode(),
-        "maas-key": "simulated-api-key\n",
-        "iam-password": "simulated-password\n",
-    }
-    return documented_secrets(manifests[-1]["metadata"]["namespace"], files, folder)
-
-
 def written_config(documents: list[Manifest]) -> Manifest:
     """The configuration as it stands in the ConfigMap that the gateway's container mounts."""
     pod, _ = gateway_pod(documents)
@@ -113,15 +91,13 @@ def load_pod(documents: list[Manifest], root: Path) -> Config:
     return load(root / "check.yaml", kinds(), environ={})
 
 
-def config_path(container: Manifest) -> str:
-    return next(str(entry["value"]) for entry in container["env"] if entry["name"] == "GATEWAY_CONFIG")
-
-
 @pytest.mark.parametrize("version", ["1.30.0", ""], ids=["1.30", "newest"])
 def test_schemas(documents: list[Manifest], version: str) -> None:
-    """Every manifest is one that Kubernetes knows, field by field; the Prometheus Operator's have no schema here."""
+    """Every manifest is one that Kubernetes or the Prometheus Operator knows, field by field."""
     for document in documents:
-        if document["kind"] != "PodMonitor":
+        if document["apiVersion"].startswith("monitoring.coreos.com/"):
+            assert operator_problems(document) == []
+        else:
             kubernetes_validate.validate(document, version or kubernetes_validate.latest_version(), strict=True)
 
 
@@ -169,27 +145,13 @@ async def run_container(
     """The container's mounts with free ports and the simulator as the world; then its configuration, pod and container."""
     pod, container = gateway_pod(documents)
     lay_out(pod, container, documents, root)
-    path = root / config_path(container).lstrip("/")
-    return adapt(path, root, modelarts), pod, container
-
-
-def adapt(path: Path, root: Path, modelarts: Simulator) -> dict[str, Any]:
-    """Rewrite a mounted configuration for this machine: its folders, loopback, free ports, the simulator."""
-    text = path.resolve().read_text().replace("/etc/gateway/", f"{root}/etc/gateway/")
-    config: dict[str, Any] = yaml.safe_load(text)
-    config["listen"], config["admin"] = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    path = (root / config_path(container).lstrip("/")).resolve()
+    text = path.read_text().replace("/etc/gateway/", f"{root}/etc/gateway/")
+    here = (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+    config = to_simulator(text, modelarts.urls, modelarts.credentials["domain"], here)
     config["process"]["drain_delay"] = "0s"
-    for credential in config["credentials"].values():
-        if credential["kind"] == "iam_token":
-            credential.pop("region", None)
-            credential["iam_url"] = modelarts.urls["iam"]
-            credential["domain"] = modelarts.credentials["domain"]
-    for route in config["routes"]:
-        family = {"flowers": "v1_iam", "maas": "maas"}[route["name"]]
-        assert urlsplit(route["upstream"]).path.startswith(urlsplit(modelarts.urls[family]).path[:10])
-        route["upstream"] = modelarts.urls[family]
-    path.resolve().write_text(yaml.safe_dump(config))
-    return config
+    path.write_text(yaml.safe_dump(config))
+    return config, pod, container
 
 
 def port(address: str) -> int:
@@ -345,6 +307,25 @@ def test_labels_select(documents: list[Manifest]) -> None:
         elif document["kind"] == "Deployment":
             template = document["spec"]["template"]["metadata"]["labels"]
             assert document["spec"]["selector"]["matchLabels"].items() <= template.items()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        pytest.param("interval", "15", "does not match", id="no unit"),
+        pytest.param("interal", "15s", "'interal' was unexpected", id="no such field"),
+        pytest.param("port", 8081, "is not of type 'string'", id="a number for a name"),
+        pytest.param("relabelings", [{"action": "copy"}], "is not one of", id="no such action"),
+    ],
+)
+def test_operator_schema_bites(path: str, value: object, said: str, tmp_path: Path) -> None:
+    """A monitor that is wrong is found by the Prometheus Operator's schema."""
+    monitor = of_kind(render(variant(tmp_path, "service", COMPONENTS)), "PodMonitor")[0]
+    monitor["spec"]["podMetricsEndpoints"][0][path] = value
+
+    (problem,) = operator_problems(monitor)
+
+    assert said in problem
 
 
 @pytest.mark.parametrize("name", ["modelarts-gateway", "modelarts-gateway-sidecar"])

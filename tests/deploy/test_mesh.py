@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
+import yaml
+from fake_modelarts import FakeModelArts
 from raw_caller import Caller, Reply, ask, request_bytes
 from running import Process, as_process, free_port
 
@@ -31,7 +36,7 @@ CALLERS = """
 callers:
   - {name: team-a, token: {env: TEAM_A}, routes: [token, aksk, app, code, key, v2, maas]}
 """
-ENVIRON = {"TEAM_A": "token-of-team-a"}
+ENVIRON = {"TEAM_A": "token-of-team-a", "ANYBODY": "token-of-anybody"}
 MIB = 1024 * 1024
 
 
@@ -54,6 +59,7 @@ class Mesh:
 
 
 StartMesh = Callable[..., Awaitable[Mesh]]
+Edit = Callable[[str], str]
 
 
 def envoy_program() -> str:
@@ -83,14 +89,14 @@ def here(text: str, ports: dict[int, int]) -> str:
     return text
 
 
-def data_plane(kind: str, ports: dict[int, int], folder: Path) -> list[str]:
+def data_plane(kind: str, ports: dict[int, int], folder: Path, edit: Edit) -> list[str]:
     """The command that runs it, its files below ``folder``."""
     if kind == "envoy":
         path = folder / "envoy.yaml"
-        path.write_text(here(ENVOY.read_text(), ports))
+        path.write_text(edit(here(ENVOY.read_text(), ports)))
         return [envoy_program(), "-c", str(path), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
     shutil.copy(NGINX / "authz-check.conf", folder)
-    (folder / "nginx.conf").write_text(here((NGINX / "nginx.conf").read_text(), ports))
+    (folder / "nginx.conf").write_text(edit(here((NGINX / "nginx.conf").read_text(), ports)))
     return [nginx_program(), "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
@@ -106,12 +112,14 @@ async def until_open(port: int, popen: "subprocess.Popen[bytes]", log: Path) -> 
 
 
 @contextlib.asynccontextmanager
-async def running(kind: str, modelarts: Simulator, folder: Path, replace: tuple[str, str]) -> AsyncIterator[Mesh]:
+async def running(
+    kind: str, modelarts: Simulator, folder: Path, replace: tuple[str, str], edit: Edit
+) -> AsyncIterator[Mesh]:
     """Simulator, authz and the data plane; ends only what it started."""
     upstream = urlsplit(modelarts.urls["iam"]).port
     assert upstream is not None
     port, authz_port = free_port(), free_port()
-    command = data_plane(kind, {9000: upstream, 9191: authz_port, 8080: port}, folder)
+    command = data_plane(kind, {9000: upstream, 9191: authz_port, 8080: port}, folder, edit)
     config = folder / "gateway.yaml"
     text = example_config(modelarts.urls, modelarts.credentials, folder / "secrets") + CALLERS
     config.write_text(text.replace(*replace))
@@ -131,13 +139,16 @@ async def running(kind: str, modelarts: Simulator, folder: Path, replace: tuple[
 
 @pytest.fixture(params=["envoy", "nginx"])
 async def start_mesh(request: pytest.FixtureRequest, modelarts: Simulator, tmp_path: Path) -> AsyncIterator[StartMesh]:
-    """Starts the data plane in question; ``replace`` changes its gateway.yaml."""
+    """Starts the data plane in question; ``replace`` changes its gateway.yaml, ``edit`` its own configuration."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(
-            replace: tuple[str, str] = ("", ""), simulator: Simulator = modelarts, ready: bool = True
+            replace: tuple[str, str] = ("", ""),
+            simulator: Simulator = modelarts,
+            ready: bool = True,
+            edit: Edit = lambda text: text,
         ) -> Mesh:
-            mesh = await stack.enter_async_context(running(request.param, simulator, tmp_path, replace))
+            mesh = await stack.enter_async_context(running(request.param, simulator, tmp_path, replace, edit))
             if ready:
                 await mesh.authz.says("a new token was obtained")
             return mesh
@@ -308,6 +319,123 @@ async def test_nobody_to_ask(start_mesh: StartMesh) -> None:
 
     assert reply.status in {502, 503}
     assert mesh.arrived == 0
+
+
+MAAS = "api.modelarts-maas.com"
+
+
+def maas_here(text: str, port: int, authority: Path) -> str:
+    """A data plane's configuration with its cluster for MaaS on, dialled here; name and certificate are asked as ever."""
+    for old, new in (
+        (f"address: {MAAS}, port_value: 443", f"address: 127.0.0.1, port_value: {port}"),
+        (f"# {MAAS} https", f"{MAAS} https"),
+        (f"# upstream maas {{ server {MAAS}:443;", f"upstream maas {{ server 127.0.0.1:{port};"),
+        ("/etc/ssl/certs/ca-certificates.crt", str(authority)),
+    ):
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted"),
+    [
+        pytest.param(MAAS, True, id="its certificate"),
+        pytest.param("other.example.com", True, id="another's certificate"),
+        pytest.param(MAAS, False, id="an authority nobody trusts"),
+    ],
+)
+async def test_upstream_with_tls(start_mesh: StartMesh, tmp_path: Path, name: str, trusted: bool) -> None:
+    """The cluster for MaaS sends the key over TLS to who proves the name, with the Host of the URL, and to nobody else."""
+    authority = trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    names: list[str | None] = []
+    tls.sni_callback = lambda _connection, asked, _context: names.append(asked)
+    authority.issue_cert(name).configure_cert(tls)
+    (authority if trusted else trustme.CA()).cert_pem.write_to_path(tmp_path / "ca.pem")
+    right = name == MAAS and trusted
+    body = os.urandom(3 * MIB)
+
+    async with FakeModelArts(tls=tls) as maas:
+        mesh = await start_mesh(
+            ("\ncallers:\n", f'  - {{name: tls, path: /tls, upstream: "https://{MAAS}", credential: api-key}}\n\ncallers:\n'
+             "  - {name: anybody, token: {env: ANYBODY}, routes: [tls]}\n"),
+            edit=lambda text: maas_here(text, maas.port, tmp_path / "ca.pem"),
+        )  # fmt: skip
+        reply = await mesh.ask("POST", "/tls/v1/x?b=2", {"X-API-Key": ENVIRON["ANYBODY"]}, body=body)
+
+    assert reply.status == 200 if right else reply.status in {502, 503}, reply.body
+    assert len(maas.received) == right
+    assert set(names) == {MAAS}
+    if right:
+        assert (maas.last.target, maas.last.all("Host")) == ("/v1/x?b=2", [MAAS])
+        assert maas.last.all("Authorization") == [f"Bearer {mesh.modelarts.credentials['api_key']}"]
+        assert maas.last.sha256 == hashlib.sha256(body).hexdigest()
+
+
+def as_istio_writes_it(text: str) -> str:
+    """envoy.yaml with the check that docs/mesh.md's provider for Istio stands for.
+
+    A name is compared without case, `x*` is a beginning (Istio API, "EnvoyExternalAuthorizationHttpProvider").
+    """
+    block = re.search(r"^```text\n(extensionProviders:.*?)^```", (ROOT / "docs/mesh.md").read_text(), re.M | re.S)
+    assert block is not None
+    told = yaml.safe_load(block[1])["extensionProviders"][0]["envoyExtAuthzHttp"]
+
+    def patterns(names: list[str]) -> dict[str, list[dict[str, object]]]:
+        return {
+            "patterns": [
+                {"prefix": name[:-1], "ignore_case": True}
+                if name.endswith("*")
+                else {"exact": name, "ignore_case": True}
+                for name in names
+            ]
+        }
+
+    config = yaml.safe_load(text)
+    (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
+    (check,) = (
+        one["typed_config"]
+        for one in chain["filters"][0]["typed_config"]["http_filters"]
+        if one["name"] == "envoy.filters.http.ext_authz"
+    )
+    ours = dict(check)
+    check.clear()
+    check["@type"] = ours["@type"]
+    check["failure_mode_allow"] = told["failOpen"]
+    check["status_on_error"] = {"code": int(told["statusOnError"])}
+    check["clear_route_cache"] = told["clearRouteCache"]
+    check["allowed_headers"] = patterns(told["includeRequestHeadersInCheck"])
+    check["http_service"] = {
+        "server_uri": {**ours["http_service"]["server_uri"], "timeout": told["timeout"]},
+        "path_prefix": told["pathPrefix"],
+        "authorization_response": {"allowed_upstream_headers": patterns(told["headersToUpstreamOnAllow"])},
+    }
+    return json.dumps(config)  # PyYAML leaves "n" and "y" bare, which Envoy reads as false and true
+
+
+@pytest.mark.parametrize("start_mesh", ["envoy"], indirect=True)
+async def test_the_check_that_istio_would_write(start_mesh: StartMesh) -> None:
+    """With it each kind of credential arrives, no caller's does, uploads pass, refusals are the gateway's own."""
+    mesh = await start_mesh(edit=as_istio_writes_it)
+    body = os.urandom(3 * MIB)
+    theirs = {name.decode(): "theirs" for name in CALLER_CREDENTIALS if name != b"authorization"}
+
+    for name in ("token", "aksk", "app", "code", "key", "v2"):
+        reply = await mesh.ask(
+            "POST", f"/{name}/echo?b=2&a=1+x", {**OURS, "X-HW-Any": "1"}, body=body, chunk_bytes=65536
+        )
+        assert reply.status == 200, (name, reply.body)
+        assert reply.json()["sha256"] == hashlib.sha256(body).hexdigest()
+    reply = await mesh.ask("POST", "/code/echo", {**OURS, **theirs, "X-Gateway-Host": "evil"}, body=b"spring")
+    told = reply.json()
+    assert told["credential"] == "app_code"
+    assert {name.lower() for name, _ in told["headers"]} & {*theirs, "x-hw-any", "x-gateway-host"} == {"x-apig-appcode"}
+    arrived = mesh.arrived
+    nobody = await mesh.ask("POST", "/code/echo", {}, body=b"spring")
+    assert (nobody.status, nobody.code, mesh.arrived) == (401, "Gateway.CallerUnknown", arrived)
+    await mesh.authz.close()
+    assert (await mesh.ask("POST", "/code", body=b"spring")).status == 503
+    assert mesh.arrived == arrived
 
 
 @pytest.mark.parametrize("path", [ENVOY, NGINX / "nginx.conf"], ids=lambda path: path.parent.name)

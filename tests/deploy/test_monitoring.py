@@ -26,7 +26,7 @@ from gateway.simulator import Simulator
 from gateway.simulator.example import example_config
 from gateway.story import Moment
 
-from .manifests import ROOT, need
+from .manifests import ROOT, need, operator_problems
 
 FOLDER = ROOT / "deploy/monitoring"
 RULES: dict[str, Any] = yaml.safe_load((FOLDER / "rules.yaml").read_text())  # Any: YAML
@@ -222,6 +222,7 @@ def test_rules_for_the_operator() -> None:
 
     made = yaml.safe_load(done.stdout)
     assert (made["kind"], made["spec"]) == ("PrometheusRule", RULES)
+    assert operator_problems(made) == []
 
 
 class Prometheus:

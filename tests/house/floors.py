@@ -43,6 +43,7 @@ FLOORS = {
     # doors
     "listener": 6,
     "admin": 6,
+    "checks": 6,
     "process": 7,
     "serving": 7,
     "app": 7,

@@ -80,6 +80,42 @@ def test_no_venv_names_the_package(tmp_path: Path) -> None:
     assert "python3-venv" in found.stderr
 
 
+def kubectl_that(folder: Path, version: str) -> None:
+    """A stand-in for a kubectl of that version."""
+    path = folder / "kubectl"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"""#!/bin/sh\necho '{{"clientVersion": {{"gitVersion": "{version}"}}}}'\n""")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize(
+    ("on_path", "unpacked", "found"),
+    [
+        pytest.param("v1.32.4-dispatcher", "", "path", id="new enough"),
+        pytest.param("v1.20.2", "v1.32.3", "folder/usr/bin", id="Debian 12's is passed over"),
+        pytest.param("v1.20.2", "", "", id="none, and no Debian to fetch one from"),
+    ],
+)
+def test_which_kubectl(tmp_path: Path, on_path: str, unpacked: str, found: str) -> None:
+    """One that reads our manifests is chosen; without any, the message says which would do."""
+    kubectl_that(tmp_path / "path", on_path)
+    if unpacked:
+        kubectl_that(tmp_path / "folder/usr/bin", unpacked)
+    for tool in ("sed", "head", "grep"):
+        (tmp_path / "path" / tool).symlink_to(f"/usr/bin/{tool}")
+
+    finished = subprocess.run(
+        ["/bin/bash", ROOT / ".ci/find-kubectl", tmp_path / "folder"],
+        env={"PATH": str(tmp_path / "path")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.stdout == (f"{tmp_path}/{found}/kubectl\n" if found else "")
+    assert (finished.returncode, "1.24" in finished.stderr) == ((0, False) if found else (1, True))
+
+
 @pytest.mark.parametrize(("plugin", "status"), [((), 0), (("-p", "tests.house.no_skips"), 1)], ids=["at home", "gate"])
 def test_skips_count_in_the_gate(tmp_path: Path, plugin: tuple[str, ...], status: int) -> None:
     """What may be skipped at home fails in the gate."""
@@ -112,7 +148,7 @@ def test_skips_count_in_the_gate(tmp_path: Path, plugin: tuple[str, ...], status
     assert "no such tool" in finished.stdout or status == 0
 
 
-@pytest.mark.parametrize("name", ["run", "find-python", "image-test"])
+@pytest.mark.parametrize("name", ["run", "find-python", "find-kubectl", "image-test", "systemd-test"])
 def test_scripts_are_sound(name: str) -> None:
     """The gate's scripts can be run, and parse."""
     path = ROOT / ".ci" / name
