@@ -31,7 +31,8 @@ class AccessLog:
         self._writer = LineWriter(fd, "access-log", pending_bytes=pending_bytes, shared=shared)
         self._lines: list[str] = []
         self._size = 0
-        self._millisecond = 0
+        self._millisecond = self._second = -1
+        self._second_text = ""
         self._time = ""
         self._beginning = ""
         self._plain: set[str] = set()  # paths and callers that are JSON as they are
@@ -78,9 +79,12 @@ class AccessLog:
             self.flush()
 
     def _begin_millisecond(self, millisecond: int) -> None:
-        seconds, rest = divmod(millisecond, 1000)
+        second, rest = divmod(millisecond, 1000)
         self._millisecond = millisecond
-        self._time = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:03d}Z"
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        self._time = f"{self._second_text}.{rest:03d}Z"
         self._beginning = f'{{"time":"{self._time}","request_id":"'
 
     def _is_plain(self, text: str) -> bool:
