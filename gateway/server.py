@@ -49,9 +49,10 @@ async def serve(config: Config, content: bytes) -> int:
     signals = process.Signals(reload)
     process.settle()
     log.info(
-        "modelarts-gateway %s serves %d routes on %s, admin on %s%s",
+        "modelarts-gateway %s serves %d %s on %s, admin on %s%s",
         __version__,
         len(config.routes),
+        "route" if len(config.routes) == 1 else "routes",
         config.listen,
         config.admin,
         "" if config.workers == 1 else f", {config.workers} workers",
