@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange, Phase
 from gateway.outbound import Outbound
 from gateway.routes import Connection, Route, UpstreamUrl
@@ -42,7 +43,15 @@ class Upstream:
     async def connect(self, route: Route, exchange: Exchange) -> UpstreamConnection:
         """A new connection; see ``dial`` for what may go wrong."""
         exchange.phase = Phase.CONNECTING
-        return await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
+        connection = await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
+        if connection.gone:  # in the turns of the loop since it was opened; nobody would hear of it any more
+            connection.abort()
+            raise UpstreamUnreachable(
+                "The upstream closed the connection as soon as it was open.",
+                proxy_status="connection_terminated",
+                sent=False,
+            )
+        return connection
 
     def send(self, connection: UpstreamConnection, outbound: Outbound, exchange: Exchange) -> Attempt:
         """Begin an attempt on a connection of ``take_idle`` or ``connect``; its answer comes from ``headed``, and it is
@@ -99,7 +108,7 @@ class Upstream:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.closed:
+            if connection.gone:
                 continue
             if self._clock() - connection.idle_since < _CHECK_AFTER_SECONDS or connection.alive():
                 return connection

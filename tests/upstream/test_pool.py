@@ -121,6 +121,33 @@ async def test_stale_connections(start_gateway: StartGateway, fake: FakeModelArt
     assert len(fake.received) == 10
 
 
+async def test_a_connection_that_ends_as_soon_as_it_is_open(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent on it, so it is tried again at once; nobody waits for an answer that cannot come."""
+    real, opened = pool.dial, 0
+
+    async def heard_late(*given: Any) -> UpstreamConnection:
+        connection = await real(*given)
+        await asyncio.sleep(0.02)  # turns of the loop that a busy process takes
+        return connection
+
+    def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        writer.close()
+
+    monkeypatch.setattr(pool, "dial", heard_late)
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        gateway = await start_gateway(document(route("r", url, limits={"first_byte": "2s"})))
+
+        reply = await gateway.ask("POST", "/r", body=b"{}")
+
+    assert (reply.status, reply.proxy_error, opened) == (502, "connection_terminated", 2)
+    assert await gateway.metric('gateway_retries_total{reason="connect",route="r"}') == 1
+
+
 async def test_bytes_that_nobody_asked_for(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """What an upstream says on an idle connection is never taken for the next answer."""
 
@@ -253,12 +280,22 @@ class Answered(UpstreamConnection):
         self.data_received(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
+class Open:
+    """A transport that is open until somebody says otherwise."""
+
+    closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Attempt]]:
     """An attempt on a new connection, answered already."""
 
     async def connect(*_: object) -> UpstreamConnection:
         connection = Answered()
+        connection.transport = cast(asyncio.Transport, Open())
         connection.opened_at = time.monotonic()
         return connection
 
@@ -287,6 +324,19 @@ async def test_releasing_twice_counts_once(send: Callable[[Upstream], Awaitable[
     nobody.release(first)
 
     assert (nobody.busy, nobody.idle) == (1, 1)
+
+
+async def test_a_connection_that_is_about_to_close(
+    send: Callable[[Upstream], Awaitable[Attempt]], nobody: Upstream
+) -> None:
+    """An end that came right behind the answer is heard a turn of the loop later; no request is sent to it meanwhile."""
+    first = await send(nobody)
+    cast(Open, first.connection.transport).closing = True
+    nobody.release(first)
+
+    second = await send(nobody)
+
+    assert second.connection is not first.connection
 
 
 async def test_closed_connections_are_not_counted_as_idle(
