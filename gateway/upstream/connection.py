@@ -110,6 +110,11 @@ class UpstreamConnection(asyncio.Protocol):
             and not head.until_close
         )
 
+    @property
+    def stale(self) -> bool:
+        """Kept from an earlier request, and closed by the upstream instead of an answer to this one."""
+        return self.requests > 1 and isinstance(self.fault, UpstreamUnreachable)
+
     def rest(self) -> None:
         """The request is over; what comes now, nobody asked for."""
         self._moment = None

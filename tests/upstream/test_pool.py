@@ -12,6 +12,7 @@ from raw_caller import Caller, CutOff, ask, request_bytes
 from running import InProcess, StartGateway, document, route
 
 from gateway.body import Body
+from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange
 from gateway.outbound import Outbound
 from gateway.routes import Connection, Route, UpstreamUrl
@@ -291,7 +292,7 @@ class Open:
 
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Attempt]]:
-    """An attempt on a new connection, answered already."""
+    """An attempt, on a kept connection where there is one, answered already."""
 
     async def connect(*_: object) -> UpstreamConnection:
         connection = Answered()
@@ -305,7 +306,8 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Atte
         outbound = Outbound("GET", "/", None, "a", [], [], body, Route("r", "/r", url, credential=""))
         moment = Moment(asyncio.get_running_loop())
         exchange = Exchange(moment, 0.0, "id", "GET", "/")
-        return upstream.send(await upstream.connect(outbound.route, exchange), outbound, exchange)
+        connection = upstream.take_idle() or await upstream.connect(outbound.route, exchange)
+        return upstream.send(connection, outbound, exchange)
 
     monkeypatch.setattr(pool, "dial", connect)
     return attempt
@@ -337,6 +339,29 @@ async def test_a_connection_that_is_about_to_close(
     second = await send(nobody)
 
     assert second.connection is not first.connection
+
+
+@pytest.mark.parametrize(("earlier", "looked_at"), [(1, False), (2, True)], ids=["a new one died", "a kept one died"])
+async def test_an_upstream_that_closes_behind_its_answers(
+    send: Callable[[Upstream], Awaitable[Attempt]],
+    nobody: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    earlier: int,
+    looked_at: bool,
+) -> None:
+    """After a kept connection was closed instead of answered, also those used a moment ago are looked at before use."""
+    died, kept = await send(nobody), await send(nobody)
+    died.connection.requests = earlier
+    died.connection.fault = UpstreamUnreachable("closed", proxy_status="connection_terminated", sent=True)
+    monkeypatch.setattr(UpstreamConnection, "abort", lambda connection: None)
+    monkeypatch.setattr(UpstreamConnection, "close", lambda connection: None)
+    monkeypatch.setattr(UpstreamConnection, "alive", lambda connection: False)
+    nobody.release(died)
+    nobody.release(kept)
+
+    taken = await send(nobody)
+
+    assert (taken.connection is not kept.connection) is looked_at
 
 
 async def test_closed_connections_are_not_counted_as_idle(
