@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 
 from gateway.errors import BodyTooLarge, Overloaded
 from gateway.exchange import Exchange, Phase
@@ -24,7 +25,7 @@ class Budget:
         self.limit_bytes = limit_bytes
         self.spools = spools or Spools()
         self.used_bytes = 0
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], int] = {}  # and how much each has to have, in their order
 
     def has_room(self, count: int) -> bool:
         return self.limit_bytes is None or self.used_bytes + count <= self.limit_bytes
@@ -45,22 +46,26 @@ class Budget:
             loop = asyncio.get_running_loop()
             until = loop.time() + _ROOM_SECONDS
             while not self.has_room(count) and loop.time() < until:
-                await self._given_back(until - loop.time())
+                await self._given_back(count, until - loop.time())
         self.take(count)
 
     def give_back(self, count: int) -> None:
+        """Those who wait go on as far as there is room: every request that ends gives back, most of them nothing."""
         self.used_bytes -= count
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        room = math.inf if self.limit_bytes is None else self.limit_bytes - self.used_bytes
+        for waiting, wanted in self._waiting.items():
+            if wanted <= room:
+                room -= wanted
+                if not waiting.done():
+                    waiting.set_result(None)
 
-    async def _given_back(self, seconds: float) -> None:
+    async def _given_back(self, count: int, seconds: float) -> None:
         waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
+        self._waiting[waiting] = count
         try:
             await asyncio.wait({waiting}, timeout=seconds)
         finally:
-            self._waiting.discard(waiting)
+            del self._waiting[waiting]
 
 
 class Body:

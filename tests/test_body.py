@@ -231,6 +231,31 @@ async def test_a_body_waits_a_moment_for_room() -> None:
     assert budget.used_bytes == 0
 
 
+async def test_who_waits_for_room_is_woken_by_room_alone() -> None:
+    """Requests that end and held nothing, of which there are thousands a second, cost those who wait nothing."""
+    budget = Budget(100)
+    budget.take(100)
+    waiting = [asyncio.create_task(budget.take_soon(count)) for count in (60, 50, 40)]
+    await asyncio.sleep(0)
+    woken = []
+    for future in budget._waiting:
+        future.add_done_callback(woken.append)
+
+    budget.give_back(0)
+    budget.give_back(30)
+    await asyncio.sleep(0)
+    assert woken == []
+
+    budget.give_back(70)  # for the first and the third
+    await asyncio.wait(waiting[::2], timeout=0.5)
+    assert [task.done() for task in waiting] == [True, False, True]
+    assert (len(woken), budget.used_bytes) == (2, 100)
+
+    budget.give_back(60)
+    await asyncio.wait_for(waiting[1], 0.5)
+    assert budget.used_bytes == 90
+
+
 def test_without_budget_streams_go_on() -> None:
     """A body that is only kept for a second attempt gives that up when there is no room, and passes."""
     budget = Budget(50)

@@ -129,6 +129,10 @@ class Attempt:
     def ended(self) -> bool:
         return self.connection.drained
 
+    @property
+    def met_stale(self) -> bool:
+        return self.connection.stale
+
     def release(self) -> UpstreamConnection | None:
         """End the attempt: the connection when another request may follow on it, else None and it is closed."""
         if self.released:

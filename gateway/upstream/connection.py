@@ -110,6 +110,11 @@ class UpstreamConnection(asyncio.Protocol):
             and not head.until_close
         )
 
+    @property
+    def stale(self) -> bool:
+        """Kept from an earlier request, and closed by the upstream instead of an answer to this one."""
+        return self.requests > 1 and isinstance(self.fault, UpstreamUnreachable)
+
     def rest(self) -> None:
         """The request is over; what comes now, nobody asked for."""
         self._moment = None
@@ -132,9 +137,14 @@ class UpstreamConnection(asyncio.Protocol):
         session = None if self._tls is None else self._tls.session
         return session if session is not None and session.has_ticket else None
 
+    @property
+    def gone(self) -> bool:
+        """Closed, or about to be: an end that was heard is told by ``connection_lost`` only in the loop's next turn."""
+        return self.closed or self.transport is None or self.transport.is_closing()
+
     def alive(self) -> bool:
         """Still established as far as the kernel knows: one system call that spares most stale connections."""
-        if self.closed or self.transport is None or self.transport.is_closing():
+        if self.transport is None or self.gone:
             return False
         return tcp.state(self.transport) in {tcp.ESTABLISHED, None}
 

@@ -88,16 +88,20 @@ async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContex
     loop = asyncio.get_running_loop()
     host, port = connection.proxy or connection.address or (url.host, url.port)
     sock = await _connect(host, port)
+    protocol = UpstreamConnection()
     try:
         if connection.proxy is not None:
             await _through_proxy(sock, *(connection.address or (url.host, url.port)))
-        _, protocol = await loop.create_connection(
-            UpstreamConnection,
+        await loop.create_connection(
+            lambda: protocol,
             sock=sock,
             ssl=context,
             server_hostname=url.host if context is not None else None,
         )
     except BaseException as error:
+        # Cancelled as the handshake ends, asyncio's TLS says goodbye for up to 30 s, and goes on with the number of a
+        # descriptor that is another connection's once the socket is closed.
+        protocol.abort()
         sock.close()
         if isinstance(error, OSError):
             raise _lost(error) from error

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange, Phase
 from gateway.outbound import Outbound
 from gateway.routes import Connection, Route, UpstreamUrl
@@ -20,6 +21,9 @@ _LIFE_SECONDS = 300.0
 _IDLE_CONNECTIONS = 512
 # Below this the kernel has hardly had time to hear a FIN that the event loop has not.
 _CHECK_AFTER_SECONDS = 0.05
+# One that closed a kept connection instead of answering may do so behind every answer, without saying it in the answer:
+# for so long all its connections are looked at. That costs 2 microseconds each, and spares nearly all of the failures.
+_WARY_SECONDS = 60.0
 
 
 class Upstream:
@@ -33,6 +37,7 @@ class Upstream:
         self._connection = connection
         self._context = tls_context(connection) if url.scheme == "https" else None
         self._idle: deque[UpstreamConnection] = deque()
+        self._wary_until = float("-inf")
         self._clock: Callable[[], float] = time.monotonic
 
     @property
@@ -42,7 +47,15 @@ class Upstream:
     async def connect(self, route: Route, exchange: Exchange) -> UpstreamConnection:
         """A new connection; see ``dial`` for what may go wrong."""
         exchange.phase = Phase.CONNECTING
-        return await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
+        connection = await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
+        if connection.gone:  # in the turns of the loop since it was opened; nobody would hear of it any more
+            connection.abort()
+            raise UpstreamUnreachable(
+                "The upstream closed the connection as soon as it was open.",
+                proxy_status="connection_terminated",
+                sent=False,
+            )
+        return connection
 
     def send(self, connection: UpstreamConnection, outbound: Outbound, exchange: Exchange) -> Attempt:
         """Begin an attempt on a connection of ``take_idle`` or ``connect``; its answer comes from ``headed``, and it is
@@ -68,10 +81,12 @@ class Upstream:
         if attempt.released:
             return
         self.busy -= 1
+        now = self._clock()
         connection = attempt.release()
         if connection is None:
+            if attempt.met_stale:
+                self._wary_until = now + _WARY_SECONDS
             return
-        now = self._clock()
         if now - connection.opened_at > _LIFE_SECONDS:
             connection.close()
             return
@@ -99,9 +114,11 @@ class Upstream:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.closed:
+            if connection.gone:
                 continue
-            if self._clock() - connection.idle_since < _CHECK_AFTER_SECONDS or connection.alive():
+            now = self._clock()
+            fresh = now - connection.idle_since < _CHECK_AFTER_SECONDS and now >= self._wary_until
+            if fresh or connection.alive():
                 return connection
             connection.close()
         return None

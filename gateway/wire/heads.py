@@ -184,8 +184,9 @@ def parse_request(head: bytes) -> RequestHead:
 def _learn(key: bytes, head: bytes, request: RequestHead) -> RequestHead:
     """Remember a head; several requests share it from then on, so its fields cannot be changed any more."""
     fields = request.fields
-    # What else depends on the length is rare: 100-continue, and WebSocket handshakes.
-    if len(head) <= _REMEMBERED_HEAD_BYTES and b"expect" not in fields.noted and not request.websocket:
+    # What else depends on the length is rare: 100-continue, and whether it is a WebSocket handshake.
+    depends = b"expect" in fields.noted or b"sec-websocket-key" in fields.noted
+    if len(head) <= _REMEMBERED_HEAD_BYTES and not depends:
         fields.lines, fields.forwarded = tuple(fields.lines), tuple(fields.forwarded)
         # The head's own content_length is what counts.
         fields.noted = {name: value for name, value in fields.noted.items() if name != b"content-length"}

@@ -434,3 +434,38 @@ async def test_a_story_that_ends_while_dialling_leaves_no_connection() -> None:
     assert accepted > len(dialled) > 0
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_caller_that_leaves_as_the_handshake_ends_harms_no_other_connection(
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Nothing goes on with a closed socket, the number of whose descriptor the next connection has."""
+    dialling: list[asyncio.Task[UpstreamConnection]] = []
+    made = UpstreamConnection.connection_made
+
+    def leaves(connection: UpstreamConnection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        if len(dialling) == 1:
+            dialling[0].cancel()
+
+    monkeypatch.setattr(UpstreamConnection, "connection_made", leaves)
+
+    async def run() -> None:
+        context = server_context(authority, "up.example.com")
+        async with FakeModelArts(tls=context) as fake:
+            reached = Connection(address=("127.0.0.1", fake.port), ca=str(tmp_path / "ca.pem"))
+            url = UpstreamUrl("https", "up.example.com", 443, "up.example.com", "")
+            for _ in range(3):
+                dialling.append(asyncio.create_task(dial(url, reached, tls_context(reached), 5, "poetry")))
+                await asyncio.wait(dialling[-1:])
+            assert [task.cancelled() for task in dialling] == [True, False, False]
+            for task in dialling[1:]:
+                task.result().abort()
+            await fake.until(lambda: fake.open == 0, seconds=2)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())

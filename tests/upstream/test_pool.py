@@ -12,6 +12,7 @@ from raw_caller import Caller, CutOff, ask, request_bytes
 from running import InProcess, StartGateway, document, route
 
 from gateway.body import Body
+from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange
 from gateway.outbound import Outbound
 from gateway.routes import Connection, Route, UpstreamUrl
@@ -119,6 +120,33 @@ async def test_stale_connections(start_gateway: StartGateway, fake: FakeModelArt
 
     assert statuses == [200] * 10
     assert len(fake.received) == 10
+
+
+async def test_a_connection_that_ends_as_soon_as_it_is_open(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent on it, so it is tried again at once; nobody waits for an answer that cannot come."""
+    real, opened = pool.dial, 0
+
+    async def heard_late(*given: Any) -> UpstreamConnection:
+        connection = await real(*given)
+        await asyncio.sleep(0.02)  # turns of the loop that a busy process takes
+        return connection
+
+    def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        writer.close()
+
+    monkeypatch.setattr(pool, "dial", heard_late)
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        gateway = await start_gateway(document(route("r", url, limits={"first_byte": "2s"})))
+
+        reply = await gateway.ask("POST", "/r", body=b"{}")
+
+    assert (reply.status, reply.proxy_error, opened) == (502, "connection_terminated", 2)
+    assert await gateway.metric('gateway_retries_total{reason="connect",route="r"}') == 1
 
 
 async def test_bytes_that_nobody_asked_for(start_gateway: StartGateway, fake: FakeModelArts) -> None:
@@ -253,12 +281,22 @@ class Answered(UpstreamConnection):
         self.data_received(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
+class Open:
+    """A transport that is open until somebody says otherwise."""
+
+    closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Attempt]]:
-    """An attempt on a new connection, answered already."""
+    """An attempt, on a kept connection where there is one, answered already."""
 
     async def connect(*_: object) -> UpstreamConnection:
         connection = Answered()
+        connection.transport = cast(asyncio.Transport, Open())
         connection.opened_at = time.monotonic()
         return connection
 
@@ -268,7 +306,8 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Atte
         outbound = Outbound("GET", "/", None, "a", [], [], body, Route("r", "/r", url, credential=""))
         moment = Moment(asyncio.get_running_loop())
         exchange = Exchange(moment, 0.0, "id", "GET", "/")
-        return upstream.send(await upstream.connect(outbound.route, exchange), outbound, exchange)
+        connection = upstream.take_idle() or await upstream.connect(outbound.route, exchange)
+        return upstream.send(connection, outbound, exchange)
 
     monkeypatch.setattr(pool, "dial", connect)
     return attempt
@@ -287,6 +326,42 @@ async def test_releasing_twice_counts_once(send: Callable[[Upstream], Awaitable[
     nobody.release(first)
 
     assert (nobody.busy, nobody.idle) == (1, 1)
+
+
+async def test_a_connection_that_is_about_to_close(
+    send: Callable[[Upstream], Awaitable[Attempt]], nobody: Upstream
+) -> None:
+    """An end that came right behind the answer is heard a turn of the loop later; no request is sent to it meanwhile."""
+    first = await send(nobody)
+    cast(Open, first.connection.transport).closing = True
+    nobody.release(first)
+
+    second = await send(nobody)
+
+    assert second.connection is not first.connection
+
+
+@pytest.mark.parametrize(("earlier", "looked_at"), [(1, False), (2, True)], ids=["a new one died", "a kept one died"])
+async def test_an_upstream_that_closes_behind_its_answers(
+    send: Callable[[Upstream], Awaitable[Attempt]],
+    nobody: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    earlier: int,
+    looked_at: bool,
+) -> None:
+    """After a kept connection was closed instead of answered, also those used a moment ago are looked at before use."""
+    died, kept = await send(nobody), await send(nobody)
+    died.connection.requests = earlier
+    died.connection.fault = UpstreamUnreachable("closed", proxy_status="connection_terminated", sent=True)
+    monkeypatch.setattr(UpstreamConnection, "abort", lambda connection: None)
+    monkeypatch.setattr(UpstreamConnection, "close", lambda connection: None)
+    monkeypatch.setattr(UpstreamConnection, "alive", lambda connection: False)
+    nobody.release(died)
+    nobody.release(kept)
+
+    taken = await send(nobody)
+
+    assert (taken.connection is not kept.connection) is looked_at
 
 
 async def test_closed_connections_are_not_counted_as_idle(
