@@ -70,9 +70,11 @@ class Stories:
     def _resume(self) -> None:
         ready, self._ready = self._ready, []
         at_end = self._at_end = []
-        for story in ready:
-            story.resume()
-        self._at_end = None
+        try:
+            for story in ready:
+                story.resume()
+        finally:
+            self._at_end = None
         for do in at_end:
             try:
                 do()
@@ -94,7 +96,7 @@ class Story(Moment):
     ``asyncio.timeout`` does, has to run in a task of its own.
     """
 
-    __slots__ = ("_awaited", "_cancelled", "_coroutine", "_stories", "_waits")
+    __slots__ = ("_awaited", "_cancelled", "_coroutine", "_failed", "_stories", "_waits")
 
     def __init__(self, stories: Stories) -> None:
         self._stories = stories
@@ -103,8 +105,10 @@ class Story(Moment):
         self._awaited: asyncio.Future[Any] | None = None
         self._cancelled = False
 
-    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def begin(self, coroutine: Coroutine[Any, Any, None], failed: Callable[[], None]) -> None:
+        """Run it from the next turn on; ``failed`` is told when it ends with an exception, which is a fault of ours."""
         self._coroutine = coroutine
+        self._failed = failed
         self._stories.soon(self)
 
     def wake(self) -> None:
@@ -141,6 +145,7 @@ class Story(Moment):
         except Exception as fault:
             self._coroutine = None
             self._stories.report(fault)
+            self._failed()
         else:
             if awaited is _MOMENT:
                 self._waits = True

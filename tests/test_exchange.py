@@ -20,7 +20,7 @@ async def test_the_first_reason_stays() -> None:
         except asyncio.CancelledError as error:
             ended.append(error)
 
-    story.begin(tell())
+    story.begin(tell(), lambda: None)
     await asyncio.sleep(0)
     first, second = RequestTimeout("first."), Overloaded("second.")
 

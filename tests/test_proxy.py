@@ -9,6 +9,7 @@ from raw_caller import Caller, ask, request_bytes
 from running import InProcess, StartGateway, document, route
 
 from gateway.credentials.app_code import AppCode
+from gateway.proxy import Proxy
 
 ENVIRON = {"CODE": "code-of-the-test", "CALLER": "token-of-the-caller"}
 CODE = {"code": {"kind": "app_code", "app_code": {"env": "CODE"}}}
@@ -261,6 +262,36 @@ async def test_a_page_that_is_not_named_reaches_nothing(gateway: InProcess, fake
                 None,
             )
     assert fake.connections == 0
+
+
+async def test_a_refusal_comes_behind_the_answer_before_it(gateway: InProcess, fake: FakeModelArts) -> None:
+    """Of two requests in one packet, the second malformed: the answer to the first comes first, and whole."""
+    fake.behaviour = says("200 OK", b"answer")
+    async with Caller(gateway.port) as caller:
+        for _ in range(3):
+            await caller.send(request_bytes("POST", "/r", body=b"kept") + request_bytes("POST", "/r", body=b"kept"))
+            assert [(await caller.reply()).status for _ in range(2)] == [200, 200]
+        await caller.send(request_bytes("POST", "/r", body=b"last") + b"GET /r HTTP/1.1\r\nHost : a\r\n\r\n")
+        replies = [await caller.reply(), await caller.reply()]
+        assert [(reply.status, reply.body == b"answer") for reply in replies] == [(200, True), (400, False)]
+        assert await caller.closed()
+
+
+async def test_a_fault_in_refusing_closes_the_connection(
+    gateway: InProcess, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever breaks behind the story's own net, its caller does not wait for ever, and nothing stays in flight."""
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Proxy, "_refuse", breaks)
+    async with Caller(gateway.port) as caller:
+        await caller.send(request_bytes("GET", "/nowhere"))
+        assert await caller.closed()
+
+    assert gateway.gateway.serving.proxy.in_flight == 0
+    assert "ZeroDivisionError" in caplog.text
 
 
 # Counting

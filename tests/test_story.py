@@ -11,13 +11,13 @@ from gateway.story import Moment, Stories, Story
 Telling = Callable[[Story], Awaitable[None]]
 
 
-def begun(stories: Stories, tell: Telling) -> Story:
+def begun(stories: Stories, tell: Telling, failed: Callable[[], None] = lambda: None) -> Story:
     story = Story(stories)
 
     async def run() -> None:
         await tell(story)
 
-    story.begin(run())
+    story.begin(run(), failed)
     return story
 
 
@@ -213,7 +213,7 @@ async def test_a_story_that_cancels_itself(stories: Stories, wait: Telling) -> N
 
 
 async def test_a_fault_ends_one_story_alone(stories: Stories) -> None:
-    """It is reported to the loop, and the others of the same turn go on."""
+    """It is reported to the loop and to who began it, and the others of the same turn go on."""
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     seen: list[str] = []
@@ -224,10 +224,10 @@ async def test_a_fault_ends_one_story_alone(stories: Stories) -> None:
     async def tell(story: Story) -> None:
         seen.append("told")
 
-    begun(stories, fails)
+    begun(stories, fails, lambda: seen.append("failed"))
     begun(stories, tell)
     await turns()
-    assert seen == ["told"]
+    assert seen == ["failed", "told"]
     (context,) = reported
     assert isinstance(context["exception"], ValueError)
 

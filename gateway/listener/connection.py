@@ -302,7 +302,7 @@ class CallerConnection(asyncio.Protocol):
             self._finish(linger=False)  # the rest of the body will not come
             return
         self._story = story
-        story.begin(self._listener.answer(inbound, answer))
+        story.begin(self._listener.answer(inbound, answer), self.abort)
 
     def _feed(self, data: bytes) -> None:
         assert self._inbound is not None

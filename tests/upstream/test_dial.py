@@ -421,7 +421,7 @@ async def test_a_story_that_ends_while_dialling_leaves_no_connection() -> None:
 
     for turns in range(24):
         story = Story(stories)
-        story.begin(tell())
+        story.begin(tell(), lambda: None)
         for _ in range(turns):
             await asyncio.sleep(0)
         story.cancel()
