@@ -83,8 +83,8 @@ _NOTED_REQUEST = frozenset(
     }
 )
 
-# In answers: ours to write, or not the upstream's to claim.
-_RESPONSE_REWRITTEN = frozenset({b"content-length", b"proxy-status", b"x-gateway-request-id"})
+# In answers: ours to write, or not the upstream's to claim. Alt-Svc would send callers past us (RFC 7838 section 2).
+_RESPONSE_REWRITTEN = frozenset({b"content-length", b"proxy-status", b"x-gateway-request-id", b"alt-svc"})
 _RESPONSE_NOTED = frozenset({b"x-request-id", b"date", b"server"})
 
 _REMEMBERED_NAMES = 2048

@@ -47,7 +47,7 @@ async def test_what_comes_back(gateway: InProcess, fake: FakeModelArts) -> None:
     """Status, reason and fields of the upstream in their order, repetitions kept; ours behind them."""
     fake.behaviour = raw(
         b"HTTP/1.1 299 Rather Fine\r\nSet-Cookie: a=1\r\nX-Odd:  spaced \r\nSet-Cookie: b=2\r\nDate: x\r\n"
-        b"Keep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nhi"
+        b"Keep-Alive: timeout=5\r\nAlt-Svc: h3=\":443\"\r\nContent-Length: 2\r\n\r\nhi"
     )
 
     reply = await gateway.ask("GET", "/r")
@@ -55,7 +55,7 @@ async def test_what_comes_back(gateway: InProcess, fake: FakeModelArts) -> None:
     assert (reply.status, reply.reason, reply.body) == (299, "Rather Fine", b"hi")
     assert reply.all("Set-Cookie") == ["a=1", "b=2"]
     assert [name for name, _ in reply.fields][:4] == ["Set-Cookie", "X-Odd", "Set-Cookie", "Date"]
-    assert reply.get("Keep-Alive") is None
+    assert (reply.get("Keep-Alive"), reply.get("Alt-Svc")) == (None, None)
     assert reply.get("X-Request-Id") == reply.get("X-Gateway-Request-Id")
 
 

@@ -54,7 +54,7 @@ _REQUEST_OURS = frozenset(
         "x-real-ip",
     ]
 )
-_ANSWER_OURS = frozenset(["content-length", "proxy-status", "x-gateway-request-id"])
+_ANSWER_OURS = frozenset(["content-length", "proxy-status", "x-gateway-request-id", "alt-svc"])
 # Fields that the gateway adds behind the caller's own.
 _TAIL = frozenset(
     b"x-request-id via x-stage connection upgrade transfer-encoding content-length "
