@@ -47,7 +47,7 @@ async def test_what_comes_back(gateway: InProcess, fake: FakeModelArts) -> None:
     """Status, reason and fields of the upstream in their order, repetitions kept; ours behind them."""
     fake.behaviour = raw(
         b"HTTP/1.1 299 Rather Fine\r\nSet-Cookie: a=1\r\nX-Odd:  spaced \r\nSet-Cookie: b=2\r\nDate: x\r\n"
-        b"Keep-Alive: timeout=5\r\nAlt-Svc: h3=\":443\"\r\nContent-Length: 2\r\n\r\nhi"
+        b'Keep-Alive: timeout=5\r\nAlt-Svc: h3=":443"\r\nContent-Length: 2\r\n\r\nhi'
     )
 
     reply = await gateway.ask("GET", "/r")
