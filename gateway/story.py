@@ -37,7 +37,7 @@ class Moment:
         return future
 
     def at_end(self, do: Callable[[], None]) -> None:
-        """Do it once all that is ready in this turn of the loop has run."""
+        """At once: only a story has others beside it, to come behind (``Stories.at_end``)."""
         do()
 
 
