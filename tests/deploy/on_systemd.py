@@ -102,7 +102,7 @@ def main() -> int:
 
 def set_up() -> None:
     """The simulator as a unit of its own, its configuration, and the secrets handed over as the unit's comment says."""
-    made = Path("/root/simulated")
+    made = Path("/srv/simulated")
     run("systemd-run", "--quiet", "--unit=simulator", PROGRAM, "simulate", "--listen", "127.0.0.1:9000",
         "--write-config", str(made))  # fmt: skip
     until("the simulator", lambda: (made / CONFIG.name).exists() and status("http://127.0.0.1:9000/v1/models") != 0)
