@@ -312,7 +312,7 @@ class Body:
             self._hash.update(piece)
 
     def _to_file(self) -> None:
-        """Move what is held to a temporary file, which has no name and goes with the request."""
+        """Move what is held to a temporary file without a name, which a later body may fill again (``spool``)."""
         if self._spool is not None:
             return
         try:

@@ -1,4 +1,4 @@
-"""The door: callers' connections, read by the letter and answered in order, one task per request."""
+"""The door: callers' connections, read by the letter and answered in order, one story per request."""
 
 from gateway.listener.bounds import Bounds
 from gateway.listener.listener import Listener
