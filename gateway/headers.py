@@ -121,6 +121,10 @@ class Names:
         self._kind_of = response_kind if response else request_kind
         self.known: dict[bytes, tuple[bytes, int]] = {}
 
+    def verdict(self, raw_name: bytes) -> tuple[bytes, int] | None:
+        """The lower-case name, and what is done with it; None when it is no field name at all."""
+        return self.known.get(raw_name) or self.learn(raw_name)
+
     def learn(self, raw_name: bytes) -> tuple[bytes, int] | None:
         """Classify a spelling that is not remembered; None when it is no field name at all."""
         if TOKEN.fullmatch(raw_name) is None:

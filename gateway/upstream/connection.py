@@ -8,8 +8,9 @@ from typing import cast
 from gateway import tcp
 from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamUnreachable
 from gateway.story import Moment
+from gateway.wire.alike import ResponseHeads
 from gateway.wire.chunks import ChunkedReader
-from gateway.wire.heads import HeadError, ResponseHead, parse_response
+from gateway.wire.heads import HeadError, ResponseHead
 
 # APIG's own bound for all request headers is 128 KB (API Gateway, "Notes and Constraints"); answers get the same.
 _HEAD_BYTES = 128 * 1024
@@ -33,6 +34,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.requests = 0
         self._moment: Moment | None = None
         self._held = b""
+        self._heads = ResponseHeads()
         self._reset()
 
     def _reset(self) -> None:
@@ -227,45 +229,47 @@ class UpstreamConnection(asyncio.Protocol):
         while True:
             end = buffer.find(b"\r\n\r\n", self._scanned)
             if end < 0 or end > _HEAD_BYTES:
-                if len(buffer) > _HEAD_BYTES:
-                    raise HeadError("the response head is over 128 KiB")
-                if not b"HTTP/1.".startswith(buffer[:7]):
-                    raise HeadError("the status line is malformed")
-                if buffer.count(b"\n") != buffer.count(b"\r\n"):
-                    raise HeadError("a line of the head does not end in CR LF")
-                self._scanned = max(0, len(buffer) - 3)
-                self._buffer = buffer
+                self._check_partial(buffer)
                 return
-            self._scanned = 0
-            head = parse_response(buffer[:end], to_head_request=self._head_request)
-            rest = buffer[end + 4 :]
-            if head.status >= 200 or (head.status == 101 and self._upgrade):
+            head = self._heads.parse(buffer[:end], to_head_request=self._head_request)
+            buffer = buffer[end + 4 :]
+            if self._scanned:
+                self._scanned = 0
+            if head.status >= 200 or head.status == 101:
                 break
-            if head.status == 101:
-                raise HeadError("101 Switching Protocols that nobody asked for")
             self._interim_count += 1
             if self._interim_count > _INTERIMS:
                 raise HeadError("too many informational responses")
             if head.status != 100:  # 100 Continue is between the upstream and us
                 self.interims.append(head)
-            buffer = rest
-            if not buffer:
-                self._buffer = b""
-                return
         self._buffer = b""
-        self.head = head
         if head.status == 101:
+            if not self._upgrade:
+                raise HeadError("101 Switching Protocols that nobody asked for")
             self.tunnel = True
-        elif head.bodiless or head.content_length == 0:
-            self.ended = True
-            self._stray = bool(rest)
-            return
-        elif head.chunked:
+        elif head.chunked and not head.bodiless:
             self._chunks = ChunkedReader()
+        elif head.bodiless or head.content_length == 0:
+            self.head = head
+            self.ended = True
+            self._stray = bool(buffer)
+            return
         elif head.content_length is not None:
             self._left = head.content_length
-        if rest:
-            self._read_body(rest)
+        self.head = head
+        if buffer:
+            self._read_body(buffer)
+
+    def _check_partial(self, buffer: bytes) -> None:
+        """Hold a head that is not whole yet; refuse what cannot become one."""
+        if len(buffer) > _HEAD_BYTES:
+            raise HeadError("the response head is over 128 KiB")
+        if not b"HTTP/1.".startswith(buffer[:7]):
+            raise HeadError("the status line is malformed")
+        if buffer.count(b"\n") != buffer.count(b"\r\n"):
+            raise HeadError("a line of the head does not end in CR LF")
+        self._scanned = max(0, len(buffer) - 3)
+        self._buffer = buffer
 
     def _read_body(self, data: bytes) -> None:
         if self._chunks is not None:
@@ -274,11 +278,13 @@ class UpstreamConnection(asyncio.Protocol):
                 self.ended = True
                 self._stray = bool(self._chunks.rest)
         elif self._left:
-            if len(data) > self._left:
-                data = data[: self._left]
-                self._stray = True
-            self._left -= len(data)
-            self.ended = not self._left
+            left = self._left - len(data)
+            if left <= 0:
+                self.ended = True
+                if left:
+                    data, left = data[: self._left], 0
+                    self._stray = True
+            self._left = left
         if not data:
             return
         self._arrived.append(data)

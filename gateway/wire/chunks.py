@@ -3,7 +3,7 @@
 import re
 
 from gateway.headers import Names
-from gateway.wire.heads import FieldBlock, HeadError, _split
+from gateway.wire.heads import HeadError, read_fields, split_lines
 
 # Sixteen hex digits are 2**64; the extension may hold what a field value may.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")
@@ -86,7 +86,7 @@ class ChunkedReader:
             if rest.count(b"\n") != rest.count(b"\r\n"):
                 raise HeadError("a line of the trailer section does not end in CR LF")
             return at
-        fields = FieldBlock(_split(data[at:end]), _NAMES)
+        fields = read_fields(split_lines(data[at:end]), _NAMES)
         if not _FRAMING.isdisjoint(fields.noted):
             raise HeadError("a framing field in the trailer section (RFC 9110 section 6.5.1)")
         self._finish(data[end + 4 :])

@@ -4,6 +4,7 @@ Whatever has two readings is refused: bare CR or LF, folded lines, control bytes
 colon, more than one Content-Length, any framing but exactly one of Content-Length and ``chunked``.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
@@ -12,7 +13,7 @@ from gateway.errors import BadPath, BadRequest, MethodNotAllowed
 from gateway.headers import TOKEN, Names, named_in_connection, without
 
 # Every byte that may stand in a line: field-vchar, SP, HTAB, obs-text. What is left of a head must be its line ends.
-_IN_LINES: Final = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+IN_LINES: Final = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 _LINE_ENDS: Final = tuple(b"\r\n" * count for count in range(64))
 
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
@@ -35,10 +36,11 @@ _PLAIN_CONNECTIONS = {b"keep-alive": True, b"Keep-Alive": True, b"close": False,
 _HEADS: "dict[bytes, RequestHead]" = {}
 _REMEMBERED_HEADS = 512
 _REMEMBERED_HEAD_BYTES = 2048
+_numbers = itertools.count(1)  # none is given twice
 
 _NO_NAME = "a header line has no valid name before its colon (RFC 9112 section 5)"
 _REQUEST_NAMES = Names(response=False)
-_RESPONSE_NAMES = Names(response=True)
+RESPONSE_NAMES = Names(response=True)
 
 
 class HeadError(ValueError):
@@ -48,7 +50,7 @@ class HeadError(ValueError):
 class FieldBlock:
     """Header fields: the lines that cross, as they came, and the values we need to know.
 
-    ``lines`` are end-to-end, ``forwarded`` cross only where the route says so, ``noted`` maps lower-case names to
+    ``lines`` are end-to-end (of answers that came often, several may stand in one), ``forwarded`` cross only where the route says so, ``noted`` maps lower-case names to
     values (repetitions joined with a comma), ``repeated`` names those of them that came more than once.
     """
 
@@ -58,52 +60,68 @@ class FieldBlock:
     forwarded: Sequence[bytes]
     noted: Mapping[bytes, bytes]
 
-    def __init__(self, head_lines: list[bytes], names: Names) -> None:
-        lines: list[bytes] = []
-        forwarded: list[bytes] = []
-        noted: dict[bytes, bytes] = {}
-        self.lines, self.forwarded, self.noted = lines, forwarded, noted
-        self.repeated: set[bytes] | None = None
-        known = names.known
-        for line in head_lines:
-            raw_name, colon, value = line.partition(b":")
-            try:
-                name, kind = known[raw_name]
-            except KeyError:
-                verdict = names.learn(raw_name)
-                if verdict is None:
-                    raise HeadError(_NO_NAME) from None
-                name, kind = verdict
-            if not colon:
-                raise HeadError(_NO_NAME)
-            if not kind:
-                lines.append(line)
-                continue
-            if kind & 1:
-                value = value.strip(b" \t")
-                if name in noted:
-                    if self.repeated is None:
-                        self.repeated = set()
-                    self.repeated.add(name)
-                    noted[name] += b", " + value
-                else:
-                    noted[name] = value
-            if kind & 4:
-                forwarded.append(line)
-            elif not kind & 2:
-                lines.append(line)
-        connection = noted.get(b"connection")
-        if connection is not None and connection not in _PLAIN_CONNECTIONS:
-            named = named_in_connection(connection)
-            if named:
-                self.lines = without(lines, named)
-                self.forwarded = without(forwarded, named)
+    def __init__(
+        self,
+        lines: Sequence[bytes],
+        forwarded: Sequence[bytes],
+        noted: Mapping[bytes, bytes],
+        repeated: set[bytes] | None = None,
+    ) -> None:
+        self.lines = lines
+        self.forwarded = forwarded
+        self.noted = noted
+        self.repeated = repeated
 
     def came_twice(self, name: bytes) -> bool:
         return self.repeated is not None and name in self.repeated
 
 
-def _split(head: bytes) -> list[bytes]:
+def read_fields(head_lines: Sequence[bytes], names: Names) -> FieldBlock:
+    """Sort field lines by what is done with them.
+
+    Raises:
+        HeadError: a line without a name.
+    """
+    lines: list[bytes] = []
+    forwarded: list[bytes] = []
+    noted: dict[bytes, bytes] = {}
+    repeated: set[bytes] | None = None
+    known = names.known
+    for line in head_lines:
+        raw_name, colon, value = line.partition(b":")
+        try:
+            name, kind = known[raw_name]
+        except KeyError:
+            verdict = names.learn(raw_name)
+            if verdict is None:
+                raise HeadError(_NO_NAME) from None
+            name, kind = verdict
+        if not colon:
+            raise HeadError(_NO_NAME)
+        if not kind:
+            lines.append(line)
+            continue
+        if kind & 1:
+            value = value.strip(b" \t")
+            if name in noted:
+                repeated = repeated or set()
+                repeated.add(name)
+                noted[name] += b", " + value
+            else:
+                noted[name] = value
+        if kind & 4:
+            forwarded.append(line)
+        elif not kind & 2:
+            lines.append(line)
+    connection = noted.get(b"connection")
+    if connection is not None and connection not in _PLAIN_CONNECTIONS:
+        named = named_in_connection(connection)
+        if named:
+            lines, forwarded = without(lines, named), without(forwarded, named)
+    return FieldBlock(lines, forwarded, noted, repeated)
+
+
+def split_lines(head: bytes) -> list[bytes]:
     """The lines of a head; refuses bytes that no line may hold.
 
     Raises:
@@ -111,7 +129,7 @@ def _split(head: bytes) -> list[bytes]:
     """
     lines = head.split(b"\r\n")
     ends = len(lines) - 1
-    others = head.translate(None, _IN_LINES)
+    others = head.translate(None, IN_LINES)
     if others != (_LINE_ENDS[ends] if ends < 64 else b"\r\n" * ends):
         raise HeadError("a control byte, or a line that does not end in CR LF (RFC 9112 section 2.2)")
     return lines
@@ -128,6 +146,7 @@ class RequestHead:
         "keep_alive",
         "method",
         "minor",
+        "number",
         "raw_path",
         "raw_query",
         "websocket",
@@ -138,6 +157,7 @@ class RequestHead:
     raw_query: str | None
     minor: int
     fields: FieldBlock
+    number: int  # the same for heads that differ in their length alone; 0 for one that is not remembered
     content_length: int | None
     chunked: bool
     keep_alive: bool
@@ -149,6 +169,7 @@ class RequestHead:
         other = RequestHead()
         other.method, other.raw_path, other.raw_query = self.method, self.raw_path, self.raw_query
         other.minor, other.fields, other.chunked = self.minor, self.fields, self.chunked
+        other.number = self.number
         other.keep_alive, other.expects_continue = self.keep_alive, self.expects_continue
         other.websocket, other.content_length = self.websocket, content_length
         return other
@@ -165,18 +186,17 @@ def parse_request(head: bytes) -> RequestHead:
     """
     # What stands behind the first "ength: " is cut out, so that the place of the cut follows from what is left. Only
     # heads where that is the Content-Length are remembered: any other number in its place makes the same head.
-    at = head.find(b"ength: ") + 7
-    if at < 7:
+    before, mark, behind = head.partition(b"ength: ")
+    if not mark:
         return _HEADS.get(head) or _learn(head, head, _read_request(head))
-    end = head.find(b"\r\n", at)
-    length, rest = (head[at:end], head[end:]) if end >= 0 else (head[at:], b"")
+    length, end, rest = behind.partition(b"\r\n")
     if not length.isdigit() or len(length) > _LENGTH_DIGITS:
         return _read_request(head)
-    key = head[:at] + rest
+    key = b"".join((before, mark, end, rest))
     known = _HEADS.get(key)
     if known is None:
         request = _read_request(head)
-        return _learn(key, head, request) if key[:at].lower().endswith(b"\r\ncontent-length: ") else request
+        return _learn(key, head, request) if before.lower().endswith(b"\r\ncontent-l") else request
     content_length = int(length)
     return known if content_length == known.content_length else known.with_content_length(content_length)
 
@@ -193,18 +213,20 @@ def _learn(key: bytes, head: bytes, request: RequestHead) -> RequestHead:
         if len(_HEADS) >= _REMEMBERED_HEADS:
             _HEADS.clear()
         _HEADS[key] = request
+        request.number = next(_numbers)
     return request
 
 
 def _read_request(head: bytes) -> RequestHead:
     try:
-        lines = _split(head)
+        lines = split_lines(head)
         request = RequestHead()
+        request.number = 0
         line = lines.pop(0)
         request.method, request.minor, request.raw_path, request.raw_query = _REQUEST_LINES.get(
             line
         ) or _read_request_line(line)
-        request.fields = fields = FieldBlock(lines, _REQUEST_NAMES)
+        request.fields = fields = read_fields(lines, _REQUEST_NAMES)
     except HeadError as error:
         raise BadRequest(f"The request is malformed: {error}.") from None
     noted = fields.noted
@@ -342,11 +364,15 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
     Raises:
         HeadError: not HTTP/1.x, malformed, or framed ambiguously.
     """
-    lines = _split(head)
-    line = lines.pop(0)
+    return read_response(split_lines(head), to_head_request=to_head_request)
+
+
+def read_response(lines: Sequence[bytes], *, to_head_request: bool) -> ResponseHead:
+    """``parse_response`` of the lines that ``split_lines`` gave."""
     response = ResponseHead()
+    line = lines[0]
     response.status, response.reason, minor = _STATUS_LINES.get(line) or _read_status_line(line)
-    response.fields = fields = FieldBlock(lines, _RESPONSE_NAMES)
+    response.fields = fields = read_fields(lines[1:], RESPONSE_NAMES)
     noted = fields.noted
     length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
     response.content_length, response.chunked = None, False
@@ -357,9 +383,7 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
             raise HeadError("a Transfer-Encoding other than chunked")
         response.chunked = True
     elif length is not None:
-        if not length.isdigit() or len(length) > _LENGTH_DIGITS:
-            raise HeadError("a Content-Length that is not one decimal number")
-        response.content_length = int(length)
+        response.content_length = announced_length(length)
     response.bodiless = to_head_request or response.status < 200 or response.status in {204, 304}
     response.until_close = not response.bodiless and not response.chunked and response.content_length is None
     connection = noted.get(b"connection")
@@ -371,6 +395,17 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
         tokens = {token.strip() for token in connection.lower().split(b",")}
         response.keep_alive = b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)
     return response
+
+
+def announced_length(value: bytes) -> int:
+    """What a response's Content-Length says; two fields have been joined with a comma.
+
+    Raises:
+        HeadError: it is not one decimal number.
+    """
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
+        raise HeadError("a Content-Length that is not one decimal number")
+    return int(value)
 
 
 def _read_status_line(line: bytes) -> tuple[int, bytes, int]:

@@ -43,6 +43,7 @@ class Case:
     after: str = "stay"
     clean: bool = False
     patient: bool = False  # silence is waited out for seconds
+    fresh: bool = False  # on new connections to the upstream: old ones have stopped looking for what is usual there
     name: str = ""
     note: str = ""
     expect: dict[str, Any] = field(default_factory=dict)  # Any: JSON; see ``verdict`` in oracle.py
@@ -98,6 +99,7 @@ def dump(case: Case) -> str:
                 ],
                 "clean": case.clean,
                 **({"patient": True} if case.patient else {}),
+                **({"fresh": True} if case.fresh else {}),
                 "expect": case.expect,
             },
             indent=1,
@@ -123,6 +125,7 @@ def load(path: Path) -> Case:
         after=found.get("after", "stay"),
         clean=found.get("clean", False),
         patient=found.get("patient", False),
+        fresh=found.get("fresh", False),
         name=path.stem,
         note=found.get("note", ""),
         expect=found.get("expect", {}),

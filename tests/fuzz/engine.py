@@ -16,6 +16,7 @@ from tests.fuzz.case import Answer, Case, Step, dump
 from tests.fuzz.grammar import make, mutate, split
 from tests.fuzz.oracle import Judgement, judge
 from tests.fuzz.pair import Lane
+from tests.fuzz.sequence import sequence
 
 _LANES = 12
 _POOL = 600  # cases of one lane that did something new
@@ -30,6 +31,7 @@ _MALFORMED = frozenset(
         "Gateway",
     }
 )
+_SEQUENCES = 0.4  # share of new cases whose exchanges are alike until they are not
 _DIFFERENTIAL = 0.06  # share of cases that are played twice, whole and in pieces
 
 
@@ -99,7 +101,7 @@ class Engine:
                 if pool and random.random() < 0.5:
                     case = mutate(random, random.choice(pool), case_number)
                 else:
-                    case = make(random, case_number)
+                    case = (sequence if random.random() < _SEQUENCES else make)(random, case_number)
                 if random.random() < _DIFFERENTIAL:
                     await self._differential(lane, case, random)
                     continue

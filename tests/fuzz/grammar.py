@@ -10,7 +10,7 @@ from random import Random
 from tests.fuzz.case import AFTER, THEN, WHEN, Answer, Case, Step
 from tests.fuzz.places import HEAD_BYTES, OPEN_BODY_BYTES
 
-_ROUTES = ("/code", "/code/deep", "/sig", "/key", "/open", "/ws")
+ROUTES = ("/code", "/code/deep", "/sig", "/key", "/open", "/ws")
 _METHODS = ("GET", "POST", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH")
 _ODD_METHODS = ("get", "CONNECT", "TRACE", "FOO", "G-T", "1GET", "GE(T", "", "M" * 40, "PRI")
 _TAILS = (
@@ -22,7 +22,7 @@ _BAD_TAILS = (
     "/..%2f", "/%2e%2e%2f", "/..%5c", "/a\\b", "/..\\..\\x", "/%00", "/%0d%0aX-A:b", "/%7f", "/%", "/%4", "/%zz", "/%ff", "/%c0%ae%c0%ae/",
     "/%c0%af", "/#x", "?#", "?\\", "?%00", "/\xe9", "?\xe9", "/a\tb", "x", "%2f..", "/%ef%bc%8e%ef%bc%8e/", "/%u002e%u002e/", "/" + "%25" * 40 + "2e/x",
 )  # fmt: skip
-_HEADERS = (
+HEADERS = (
     "Accept: */*", "Content-Type: application/json", "X-A: 1", "X-A: 2", "x-a:3", "X-Empty:", "X-Space:  \t a  ", "X-High: caf\xe9",
     "Cookie: a=b; c=d", "Cookie: e=f", "User-Agent: fuzz", "Accept-Encoding: gzip, br", "traceparent: 00-ab-cd-01", "Range: bytes=0-1",
     "If-None-Match: \"x\"", "X_Under_Score: 1", "Content-Encoding: gzip", "X-Request-Id: theirs-1", "Keep-Alive: timeout=5", "TE: trailers",
@@ -38,11 +38,11 @@ _CONNECTIONS = (
     "close", "keep-alive", "Keep-Alive, X-A", "X-A", "X-Apig-AppCode, Authorization, X-Sdk-Date", "close, X-A", "Host", "Content-Length", "Via, X-Request-Id",
     "upgrade", "Upgrade, X-Sdk-Date", "TE, close", "transfer-encoding", "", ",", "Cookie", "x_a", "close\t, keep-alive", "CLOSE",
 )  # fmt: skip
-_BAD_HEADERS = (
+BAD_HEADERS = (
     "X-A : 1", " X-A: 1", "X-A\t: 1", "X(A): 1", ": 1", "rubbish", "X-\xe9: 1", "X-A: a\x00b", "X-A: a\rb", "X-A: a\nb", "X-A: a\x01", "X-A: \x7f",
     "X-A: 1\r\n folded", "X-A: 1\r\n\tfolded: 2", "\x00X: 1", "X-A:\x0b1", "Authorization\x00: x", "X A: 1", "X-A\r: 1", "\r", "\n",
 )  # fmt: skip
-_HOSTS = ("Host: fuzz.example", "Host: fuzz.example:80", "Host: [::1]:8080", "host:x", "Host: 127.0.0.1")
+HOSTS = ("Host: fuzz.example", "Host: fuzz.example:80", "Host: [::1]:8080", "host:x", "Host: 127.0.0.1")
 _BAD_HOSTS = (
     "", "Host:", "Host: a\r\nHost: b", "Host: a b", "Host: a/b", "Host: a@b", "Host: a:80:80", "Host: [::1", "Host: a,b", "Host : a", "Host: \xe9",
     "Host: a\r\nhost: a", "Host_: a", "Host: http://a", "Host: a:x", "Host: evil%00",
@@ -67,7 +67,7 @@ _VERSIONS = (
     "HTTP/+1.1",
     "HTTQ/1.1",
 )
-_CODINGS = (
+CODINGS = (
     "Transfer-Encoding: chunked", "transfer-encoding:chunked", "Transfer-Encoding: CHUNKED", "Transfer-Encoding: \tchunked ", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
     "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: chunked, gzip", "Transfer-Encoding: chunked, chunked", "Transfer-Encoding: identity", "Transfer-Encoding: xchunked",
     "Transfer-Encoding: chunked;q=1", "Transfer-Encoding: \"chunked\"", "Transfer-Encoding: ,chunked", "Transfer-Encoding: chunked,", "Transfer-Encoding:", "Transfer-Encoding : chunked",
@@ -149,7 +149,7 @@ def mutate(random: Random, case: Case, number: int) -> Case:
             changed.then, changed.when = random.choice(THEN), random.choice(WHEN)
         else:
             after = random.choice(AFTER)
-    return Case(split(random, data), answers, after)
+    return Case(split(random, data), answers, after, fresh=case.fresh)
 
 
 def split(random: Random, data: bytes) -> list[Step]:
@@ -213,7 +213,7 @@ def mutated_bytes(random: Random, data: bytes) -> bytes:
         lines.insert(random.randrange(len(lines) + 1), random.choice(lines))
         return b"\r\n".join(lines)
     lines = data.split(b"\r\n")
-    injected = random.choice((*_CODINGS, *_BAD_HEADERS, *(f"Content-Length: {size}" for size in (0, 1, 5, 999999))))
+    injected = random.choice((*CODINGS, *BAD_HEADERS, *(f"Content-Length: {size}" for size in (0, 1, 5, 999999))))
     lines.insert(random.randrange(1, len(lines) + 1), injected.encode("latin-1"))
     return b"\r\n".join(lines)
 
@@ -224,7 +224,7 @@ def _body(random: Random, mark: str, limit: int = 100_000) -> bytes:
     return filler[:size]
 
 
-def _chunked(random: Random, body: bytes, evil: float) -> bytes:
+def chunked(random: Random, body: bytes, evil: float) -> bytes:
     pieces = []
     at = 0
     while at < len(body):
@@ -264,7 +264,7 @@ def _pick(random: Random, good: tuple[str, ...], bad: tuple[str, ...], evil: flo
 
 
 def _target(random: Random, mark: str, evil: float) -> str:
-    route = random.choice(_ROUTES)
+    route = random.choice(ROUTES)
     path = route + "/" + mark
     if random.random() < evil:
         path += random.choice(_BAD_TAILS)
@@ -303,10 +303,10 @@ def request(random: Random, number: int, part: int, evil: float, *, last: bool) 
     if not evil and last and random.random() < 0.1:
         version = "HTTP/1.0"
     lines = []
-    host = _pick(random, _HOSTS, _BAD_HOSTS, evil / 2)
+    host = _pick(random, HOSTS, _BAD_HOSTS, evil / 2)
     if host:
         lines.append(host)
-    lines += [_pick(random, _HEADERS, _BAD_HEADERS, evil / 4) for _ in range(random.choice((0, 1, 2, 4, 8)))]
+    lines += [_pick(random, HEADERS, BAD_HEADERS, evil / 4) for _ in range(random.choice((0, 1, 2, 4, 8)))]
     if random.random() < 0.4:
         name = random.choice(CREDENTIAL_NAMES)
         name = random.choice(
@@ -329,8 +329,8 @@ def request(random: Random, number: int, part: int, evil: float, *, last: bool) 
         how = random.random()
         chunked_ok = not version.endswith("1.0")
         if how < 0.4 and chunked_ok:
-            lines.append(_pick(random, _CODINGS[:4], _CODINGS, evil))
-            body = _chunked(random, payload, evil)
+            lines.append(_pick(random, CODINGS[:4], CODINGS, evil))
+            body = chunked(random, payload, evil)
         elif how < 0.9 or not evil:
             lines.append(f"Content-Length: {len(payload)}")
             body = payload
@@ -339,7 +339,7 @@ def request(random: Random, number: int, part: int, evil: float, *, last: bool) 
             lines.append(random.choice((
                 f"Content-Length: {size}", f"Content-Length: +{size}", f"Content-Length: {size}, {size}", f"Content-Length: {size + 9}", "Content-Length: -1",
                 "Content-Length: 0x5", "Content-Length:", "Content-Length: 1 0", f"Content_Length: {size}", "Content-Length: " + "9" * 30, "Content-Length: \xb2",
-                f"Content-Length : {size}", f"Content-Length: 0{size}", random.choice(_CODINGS),
+                f"Content-Length : {size}", f"Content-Length: 0{size}", random.choice(CODINGS),
             )))  # fmt: skip
         if random.random() < evil / 6:
             body = body[: random.randrange(len(body) + 1)]
@@ -387,7 +387,7 @@ def answer(random: Random, number: int, part: int, evil: float, *, last: bool, t
     if random.random() < evil / 2:
         first = random.choice(_STATUS_LINES)
     lines = [f"X-Answer: <{mark}>"]
-    lines += [_pick(random, _ANSWER_HEADERS, _BAD_HEADERS, evil / 4) for _ in range(random.choice((0, 1, 2, 5)))]
+    lines += [_pick(random, _ANSWER_HEADERS, BAD_HEADERS, evil / 4) for _ in range(random.choice((0, 1, 2, 5)))]
     payload = _body(random, mark)
     if status >= 400 and random.random() < 0.3:
         payload = (
@@ -399,8 +399,8 @@ def answer(random: Random, number: int, part: int, evil: float, *, last: bool, t
     if bodiless and random.random() > evil:
         payload = b""
     elif how < 0.35:
-        lines.append(_pick(random, _CODINGS[:4], _CODINGS, evil))
-        payload = _chunked(random, payload, evil)
+        lines.append(_pick(random, CODINGS[:4], CODINGS, evil))
+        payload = chunked(random, payload, evil)
     elif how < 0.85:
         lines.append(f"Content-Length: {len(payload)}")
     else:
@@ -411,7 +411,7 @@ def answer(random: Random, number: int, part: int, evil: float, *, last: bool, t
         size = len(payload)
         lines.append(random.choice((
             f"Content-Length: {size}", f"Content-Length: {max(0, size - 1)}", f"Content-Length: {size + 1}", f"Content-Length: +{size}", "Content-Length: 1, 2", "Content-Length: -1",
-            f"Content-Length : {size}", "Content-Length:", *_CODINGS,
+            f"Content-Length : {size}", "Content-Length:", *CODINGS,
         )))  # fmt: skip
     random.shuffle(lines)
     end = "\r\n" if random.random() > evil / 8 else random.choice(("\n", "\r", "\r\r\n"))

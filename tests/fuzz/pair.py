@@ -148,6 +148,9 @@ class Lane:
         self.accepted.clear()
         self.raced = False
         problems = self.problems = []
+        if case.fresh:
+            for upstream in self.gateway.serving._upstreams:
+                upstream.close()
         caller, sent = await self._send(case)
         await self._leave(caller, case)
         # Nobody can see that a caller whose side is closed already has gone (HTTP/1.1 ones can be asked by a 100
