@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.logs.writer import BATCH_BYTES, CLOSE_SECONDS, PENDING_BYTES, LineWriter
 
@@ -21,6 +21,20 @@ _REMEMBERED = 1024
 _REMEMBERED_CHARACTERS = 512
 
 
+# Durations of up to so many tenths of a millisecond, written out.
+_MANY_TENTHS = 1000
+_TENTHS = tuple(f"{tenths // 10}.{tenths % 10}" for tenths in range(_MANY_TENTHS))
+
+
+class _About(NamedTuple):
+    """What requests for a path were about, last time."""
+
+    route: str
+    method: str
+    caller: str
+    text: str  # members of their lines; "" where they are to be written with care
+
+
 class AccessLog:
     """Takes finished exchanges; whoever owns it calls ``flush`` once a second.
 
@@ -35,7 +49,8 @@ class AccessLog:
         self._second_text = ""
         self._time = ""
         self._beginning = ""
-        self._plain: set[str] = set()  # paths and callers that are JSON as they are
+        self._about: dict[str, _About] = {}  # by path
+        self._endings: dict[int, str] = {}  # by status, of requests that went as most do
         self._noticed_lines = 0
         self._noticed_at = float("-inf")
 
@@ -49,26 +64,27 @@ class AccessLog:
         if millisecond != self._millisecond:
             self._begin_millisecond(millisecond)
         x = exchange
+        about = self._about.get(x.path)
+        if about is None or about.route != x.route or about.method != x.method or about.caller != x.caller:
+            about = self._learn(x)
         theirs = x.upstream_request_id
         # Letters, digits and hyphens, as ids are, need no look at each character.
-        if (
-            (x.path in self._plain or self._is_plain(x.path))
-            and (x.method in self._plain or self._is_plain(x.method))
-            and (not theirs or (theirs.isascii() and theirs.replace("-", "").isalnum() and len(theirs) <= 128))
-            and (not x.caller or x.caller in self._plain or self._is_plain(x.caller))
+        if about.text and (
+            not theirs
+            or (theirs.isascii() and (theirs.isalnum() or theirs.replace("-", "").isalnum()) and len(theirs) <= 128)
         ):
             upstream_id = f'"{theirs}"' if theirs else "null"
-            caller = f'"{x.caller}"' if x.caller else "null"
-            error = f'"{x.error}"' if x.error else "null"
+            ending = self._endings.get(x.status) if x.attempts == 1 and x.status == x.upstream_status else None
+            if ending is None or x.outcome != "complete" or x.error:
+                ending = self._ending(x)
             # Tenths of a millisecond by whole numbers: formatting a float takes three times as long.
             tenths = int((ended - x.arrived) * 10000)
             waited = int(x.first_byte_seconds * 10000)
-            first_byte = f"{waited // 10}.{waited % 10}" if waited >= 0 else "null"
+            duration = _TENTHS[tenths] if 0 <= tenths < _MANY_TENTHS else f"{tenths // 10}.{tenths % 10}"
+            first_byte = _TENTHS[waited] if 0 <= waited < _MANY_TENTHS else _first_byte(waited)
             line = (
-                f'{self._beginning}{x.request_id}","upstream_request_id":{upstream_id},"caller":{caller},'
-                f'"route":"{x.route}","method":"{x.method}","path":"{x.path}","code":{x.status or 499},'
-                f'"outcome":"{x.outcome}","error":{error},"upstream_code":{x.upstream_status or "null"},'
-                f'"attempts":{x.attempts},"duration_ms":{tenths // 10}.{tenths % 10},"first_byte_ms":{first_byte},'
+                f'{self._beginning}{x.request_id}","upstream_request_id":{upstream_id},{about.text},{ending},'
+                f'"duration_ms":{duration},"first_byte_ms":{first_byte},'
                 f'"request_bytes":{x.request_bytes},"response_bytes":{x.response_bytes},"body_mode":"{x.body_mode}"}}\n'
             )
         else:
@@ -78,6 +94,30 @@ class AccessLog:
         if self._size >= BATCH_BYTES:
             self.flush()
 
+    def _learn(self, x: "Exchange") -> "_About":
+        """What lines about the same have in common; no text where some of it is not JSON as it is."""
+        text = ""
+        if all(map(_is_plain, (x.path, x.method, x.caller))):
+            caller = f'"{x.caller}"' if x.caller else "null"
+            text = f'"caller":{caller},"route":"{x.route}","method":"{x.method}","path":"{x.path}"'
+        about = _About(x.route, x.method, x.caller, text)
+        if len(x.path) <= _REMEMBERED_CHARACTERS:
+            if len(self._about) >= _REMEMBERED:
+                self._about.clear()
+            self._about[x.path] = about
+        return about
+
+    def _ending(self, x: "Exchange") -> str:
+        """How it went."""
+        error = f'"{x.error}"' if x.error else "null"
+        text = (
+            f'"code":{x.status or 499},"outcome":"{x.outcome}","error":{error},'
+            f'"upstream_code":{x.upstream_status or "null"},"attempts":{x.attempts}'
+        )
+        if x.outcome == "complete" and not x.error and x.attempts == 1 and x.status == x.upstream_status:
+            self._endings[x.status] = text  # there are at most 500 of them
+        return text
+
     def _begin_millisecond(self, millisecond: int) -> None:
         second, rest = divmod(millisecond, 1000)
         self._millisecond = millisecond
@@ -86,16 +126,6 @@ class AccessLog:
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         self._time = f"{self._second_text}.{rest:03d}Z"
         self._beginning = f'{{"time":"{self._time}","request_id":"'
-
-    def _is_plain(self, text: str) -> bool:
-        """Printable ASCII without quotes is JSON as it is; what was found so is remembered, within bounds."""
-        if not text.isascii() or not text.isprintable() or '"' in text or "\\" in text or len(text) > 2000:
-            return False
-        if len(text) <= _REMEMBERED_CHARACTERS:
-            if len(self._plain) >= _REMEMBERED:
-                self._plain.clear()
-            self._plain.add(text)
-        return True
 
     def flush(self, now: float | None = None) -> None:
         """Hand what has gathered to the writer; call it once a second. ``now`` is monotonic time, for tests."""
@@ -144,6 +174,15 @@ class AccessLog:
             "body_mode": exchange.body_mode,
         }
         return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def _is_plain(text: str) -> bool:
+    """Printable ASCII without quotes is JSON as it is."""
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text and len(text) <= 2000
+
+
+def _first_byte(tenths: int) -> str:
+    return f"{tenths // 10}.{tenths % 10}" if tenths >= 0 else "null"
 
 
 def _cut(text: str, most: int) -> str:
