@@ -39,7 +39,7 @@ from gateway.inbound import Peer
 from gateway.keyring import Keyring
 from gateway.logs import AccessLog
 from gateway.metrics import Gauges, Metrics, Snapshot, render
-from gateway.outbound import prepare
+from gateway.outbound import Outbound, Outline
 from gateway.reload import ConfigFile
 from gateway.routes import RouteTable, check_method
 from gateway.serving import pause_before_reading_again, watched
@@ -147,8 +147,9 @@ class Authz:
         head = parse_request(check.head())  # 400, 405, 501
         noted = head.fields.noted
         table, callers = self._table, self._callers
-        caller = callers.identify(noted.items(), Peer(check.address))  # 401
-        exchange.caller = caller.name if caller is not None else ""
+        caller = callers.identify(noted.items(), Peer(check.address)) if callers else None  # 401
+        if caller is not None:
+            exchange.caller = caller.name
         match = table.match(head.raw_path)  # 400, 404
         route = match.route
         exchange.route = route.name
@@ -157,7 +158,9 @@ class Authz:
         elif b"sec-fetch-site" in noted:
             cors.check_fetch_site(route, noted[b"sec-fetch-site"])  # 403
         check_method(route, head.method)  # 405
-        callers.check(caller, route.name)  # 403
+        if caller is not None:
+            callers.check(caller, route.name)  # 403
+        outline = Outline(head, match, _VIA)  # 400
         body = _Elsewhere(
             _Source(head.content_length, chunked=head.chunked, moment=exchange.moment),
             exchange,
@@ -166,12 +169,12 @@ class Authz:
             limit_bytes=route.limits.body_bytes,
             replay_bytes=0,
         )  # 413
-        outbound = prepare(head, match, body, "-", _VIA)  # 400
+        outbound = Outbound(outline, body, "-")
         await self._keyring.of(route.credential).authorize(
             outbound, Deadline.after(_WAIT_SECONDS, exchange.arrived)
         )  # 503
         fields = to_set(outbound)
-        return Permit(route.name, outbound.target, outbound.authority, fields, to_remove(check.fields, fields))
+        return Permit(route.name, outline.target, outline.authority, fields, to_remove(check.fields, fields))
 
     # The door
 

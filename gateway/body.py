@@ -52,6 +52,8 @@ class Budget:
     def give_back(self, count: int) -> None:
         """Those who wait go on as far as there is room: every request that ends gives back, most of them nothing."""
         self.used_bytes -= count
+        if not self._waiting:
+            return
         room = math.inf if self.limit_bytes is None else self.limit_bytes - self.used_bytes
         for waiting, wanted in self._waiting.items():
             if wanted <= room:
@@ -75,23 +77,14 @@ class Body:
     kept in memory up to ``replay_bytes`` for a second attempt; ``sha256()`` keeps the rest in a temporary file.
     """
 
-    __slots__ = (
-        "_at",
-        "_budget",
-        "_exchange",
-        "_hash",
-        "_held_bytes",
-        "_keeping",
-        "_kept",
-        "_setting_route",
-        "_source",
-        "_spool",
-        "_spool_at",
-        "limit_bytes",
-        "received_bytes",
-        "replay_bytes",
-        "whole",
-    )
+    # Most bodies leave most of these as they are, so they stand on the class.
+    received_bytes = 0
+    whole: bytes | None = None  # all of a small one that came together with its head
+    _held_bytes = 0
+    _at = 0  # next piece of _kept to hand out
+    _spool: Spool | None = None
+    _spool_at = 0  # next byte of the file to hand out
+    _hash: hashlib._Hash | None = None
 
     def __init__(
         self,
@@ -109,15 +102,8 @@ class Body:
         self._setting_route = route
         self.limit_bytes = limit_bytes
         self.replay_bytes = replay_bytes
-        self.received_bytes = 0
-        self.whole: bytes | None = None  # all of a small one that came together with its head
         self._kept: list[bytes] = []  # everything received so far, while _keeping and no spool
         self._keeping = replay_bytes > 0
-        self._held_bytes = 0
-        self._at = 0  # next piece of _kept to hand out
-        self._spool: Spool | None = None
-        self._spool_at = 0  # next byte of the file to hand out
-        self._hash: hashlib._Hash | None = None
         declared = source.content_length
         if limit_bytes is not None and declared is not None and declared > limit_bytes:
             raise self._too_large()
@@ -148,6 +134,11 @@ class Body:
         """Known to have no bytes."""
         source = self._source
         return not source.content_length and not source.chunked
+
+    @property
+    def announced(self) -> bool:
+        """The caller said how long it is."""
+        return self._source.content_length is not None
 
     @property
     def length(self) -> int | None:
@@ -243,8 +234,11 @@ class Body:
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Give back the memory and the file."""
+        """Give back the memory and the file; it is of no use any more."""
+        # Others may know this body for longer, and what is given back must not be held. Nothing held is given back, too:
+        # room that was offered to this body in vain goes to the next one that waits.
         self._forget()
+        self.whole = None
         if self._spool is not None:
             self._budget.spools.give_back(self._spool)
             self._spool = None

@@ -26,7 +26,7 @@ class _Token(NamedTuple):
 
 
 class Callers:
-    """The callers of the configuration. Without any, everybody may use every route and is called "".
+    """The callers of the configuration. Without any, nobody is asked: everybody may use every route and is called "".
 
     A token wins over a certificate, a certificate over an address. A token that is shown but wrong is refused, whatever
     the address: its sender believes to be somebody. Where no caller has a token, tokens say nothing and are ignored, so
@@ -48,14 +48,16 @@ class Callers:
         self._by_digest: dict[bytes, _Token] = {}
         self._read_tokens()
 
-    def identify(self, fields: Iterable[tuple[bytes, bytes]], peer: "Peer") -> "Caller | None":
-        """The caller behind a request; None when no callers are configured.
+    def __bool__(self) -> bool:
+        """Any are configured."""
+        return bool(self._callers)
+
+    def identify(self, fields: Iterable[tuple[bytes, bytes]], peer: "Peer") -> "Caller":
+        """The caller behind a request, where callers are configured.
 
         Raises:
             CallerUnknown: a wrong token, or nothing that says who is asking.
         """
-        if not self._callers:
-            return None
         token = _token(fields) if self._with_token else None
         if token is not None:
             return self._of_token(token)
@@ -71,9 +73,9 @@ class Callers:
             )
         return caller
 
-    def check(self, caller: "Caller | None", route_name: str) -> None:
+    def check(self, caller: "Caller", route_name: str) -> None:
         """Raises CallerNotAllowed when the route is not among the caller's ``routes``."""
-        if caller is not None and caller.routes is not None and route_name not in caller.routes:
+        if caller.routes is not None and route_name not in caller.routes:
             raise CallerNotAllowed(
                 f"Caller '{caller.name}' may not use route '{route_name}' (callers.routes).", setting="callers.routes"
             )

@@ -120,7 +120,8 @@ def _refuse_what_nginx_cannot_remove(fields: Fields) -> None:
 
 def to_set(outbound: Outbound) -> Fields:
     """The credential, and X-Stage where it was signed; the data plane writes its own Via and X-Request-Id."""
-    return [(name, value) for name, value in outbound.fields if name not in (b"Via", b"X-Request-Id")]
+    fields = [*outbound.outline.fields, *outbound.fields]
+    return [(name, value) for name, value in fields if name not in (b"Via", b"X-Request-Id")]
 
 
 def to_remove(came: Fields, written: Fields) -> tuple[str, ...]:

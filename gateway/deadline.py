@@ -1,10 +1,12 @@
 """An instant by which something must have ended, made once and handed down."""
 
 import math
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import Self
 
 
-class Deadline(NamedTuple):
+@dataclass(slots=True)
+class Deadline:
     """An instant of ``time.monotonic()``; ``math.inf`` never passes. ``setting`` is what set it."""
 
     instant: float

@@ -12,7 +12,7 @@ from gateway.wire.heads import RequestHead
 
 # Header fields as pairs of name and value, in order, repetitions kept.
 Fields = list[tuple[bytes, bytes]]
-# Header fields as they stand on the wire, without CR LF.
+# Header fields as they stand on the wire, one or several in each piece, without the last CR LF.
 Lines = Sequence[bytes]
 
 
@@ -29,7 +29,11 @@ class BodySource(Protocol):
     content_length: int | None  # declared; None when there is no body or it is chunked
     chunked: bool
     ended: bool  # every byte has been taken and the message was whole
-    moment: Moment  # woken when more has arrived or the body ended
+
+    @property
+    def moment(self) -> Moment:
+        """Woken when more has arrived or the body ended."""
+        ...
 
     def take(self) -> bytes:
         """What has arrived since the last call, possibly nothing; while nobody takes, reading stops (back-pressure).
@@ -44,17 +48,18 @@ class BodySource(Protocol):
         ...
 
 
-class Inbound(Protocol):
-    """One request as it came in; read-only."""
+class Inbound(BodySource, Protocol):
+    """One request as it came in, and its body as it arrives; read-only."""
 
     head: RequestHead
     peer: Peer
     arrived: float  # the instant at which the head was complete
-    story: Story  # that it runs in
     refusal: GatewayError | None  # the door's reason not to serve it
 
     @property
-    def body(self) -> BodySource: ...
+    def moment(self) -> Story:
+        """The story it runs in."""
+        ...
 
 
 class Answer(Protocol):

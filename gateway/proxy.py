@@ -8,21 +8,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway import cors, limits, retry
-from gateway.admission import Admission, Gate, verdict
+from gateway.admission import Admission, verdict
 from gateway.body import Body, Budget
-from gateway.callers import Callers
-from gateway.config import Caller
-from gateway.credentials.base import Credential
 from gateway.deadline import Deadline
 from gateway.errors import (
     REASONS,
     GatewayError,
     Internal,
-    Loop,
     UpstreamUnreachable,
     error_body,
     error_fields,
@@ -30,11 +25,11 @@ from gateway.errors import (
 from gateway.exchange import Exchange, Phase
 from gateway.headers import field_line
 from gateway.inbound import Answer, Inbound, Lines
-from gateway.outbound import Outbound, prepare
+from gateway.outbound import Outbound
 from gateway.refusals import Refusal
-from gateway.routes import Limits, Match, Route, RouteTable, check_method
+from gateway.site import Place, Plan, Site
 from gateway.story import Moment
-from gateway.upstream import Attempt, Upstream
+from gateway.upstream import Attempt
 from gateway.wire.heads import RequestHead, ResponseHead
 
 log = logging.getLogger(__name__)
@@ -58,25 +53,6 @@ class Tracer(Protocol):
     def attempt(self, exchange: Exchange, outbound: Outbound) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Everything a route leads to."""
-
-    credential: Credential
-    upstream: Upstream
-    clock: retry.ClockWatch
-    gate: Gate
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One configuration at work. A request keeps the one it began with; a reload puts another in its place."""
-
-    table: RouteTable
-    places: Mapping[str, Place]
-    callers: Callers
-
-
 class Proxy:
     """The story of every request of this process."""
 
@@ -86,17 +62,13 @@ class Proxy:
         admission: Admission,
         observer: Observer,
         budget: Budget,
-        name: str,
         tracer: Tracer | None = None,
     ) -> None:
-        """``name`` is this gateway's own, the same in all its workers: it marks requests, so that a loop is seen."""
         self.site = site
         self._admission = admission
         self._observer = observer
         self._budget = budget
         self._tracer = tracer
-        self._via_name = f"modelarts-gateway-{name}".encode()
-        self._via = b"1.1 " + self._via_name
         self._live: set[Exchange] = set()
         self._background: set[asyncio.Task[bool]] = set()
         self._now: Callable[[], float] = time.monotonic
@@ -136,45 +108,37 @@ class Proxy:
 
     async def _forward(self, inbound: Inbound, answer: Answer, exchange: Exchange) -> None:
         site, head = self.site, inbound.head
-        noted = head.fields.noted
         if inbound.refusal is not None:
             raise inbound.refusal  # 503
         if head.method == "OPTIONS" and cors.is_preflight(head):
             self._answer_preflight(site, head, answer, exchange)  # 400, 403, 404
             return
-        caller = site.callers.identify(noted.items(), inbound.peer)  # 401
-        match = site.table.match(head.raw_path)  # 400, 404
-        route = match.route
-        exchange.route = route.name
-        if caller is not None:
+        caller = caller_gate = None
+        if site.callers:
+            caller = site.callers.identify(head.fields.noted.items(), inbound.peer)  # 401
             exchange.caller = caller.name
-        origin = noted.get(b"origin")
-        if origin is not None:
-            cors.check_origin(route, origin)  # 403
-        elif b"sec-fetch-site" in noted:
-            cors.check_fetch_site(route, noted[b"sec-fetch-site"])  # 403
-        check_method(route, head.method)  # 405
-        if caller is not None:
-            site.callers.check(caller, route.name)  # 403
-        if b"via" in noted:
-            self._refuse_loop(noted[b"via"])  # 508
-        deadline = self._begin_deadline(route.limits, inbound, exchange)  # 400
-        place = site.places[route.name]
-        caller_gate = None if caller is None else self._admission.callers.get(caller.name)
+            caller_gate = self._admission.callers.get(caller.name)
+        plan = site.plan(head, caller, exchange)  # 400, 403, 404, 405, 508
+        route, place = plan.route, plan.place
+        exchange.deadline = instant = inbound.arrived + plan.deadline_seconds
+        exchange.deadline_setting = plan.deadline_setting
+        exchange.idle_seconds = plan.idle_seconds
+        exchange.first_byte_limit_seconds = plan.first_byte_seconds
+        deadline = Deadline(instant, plan.deadline_setting)
         ticket = self._admission.enter(place.gate, caller_gate)  # 429, 503
         body: Body | None = None
         failed: GatewayError | None = None
         try:
             body = Body(  # 413
-                inbound.body, exchange, self._budget, route.name, route.limits.body_bytes, route.replay_bytes
+                inbound, exchange, self._budget, route.name, route.limits.body_bytes, route.replay_bytes
             )
             attempt, response, beginning = await self._send(  # 502, 503, 504, 413, 408
-                inbound, answer, exchange, match, place, body, deadline
+                plan, answer, exchange, body, deadline
             )
             if ticket:
                 self._admission.heard(place.gate, ticket, verdict(None, response.status))
             try:
-                lines = self._answer_lines(head, route, response, exchange)
+                lines = self._answer_lines(plan, response, exchange)
                 if attempt.connection.tunnel:
                     await self._tunnel(attempt, response, lines, answer, exchange)
                 else:
@@ -196,22 +160,15 @@ class Proxy:
             self._admission.leave(place.gate, caller_gate, ticket)
 
     async def _send(
-        self,
-        inbound: Inbound,
-        answer: Answer,
-        exchange: Exchange,
-        match: Match,
-        place: Place,
-        body: Body,
-        deadline: Deadline,
+        self, plan: Plan, answer: Answer, exchange: Exchange, body: Body, deadline: Deadline
     ) -> tuple[Attempt, ResponseHead, bytes]:
         """Send, as often as may be: the attempt whose answer is passed on, and what was already read of its body."""
+        place = plan.place
         upstream, credential = place.upstream, place.credential
         while True:
             exchange.attempts += 1
             exchange.waits_for_caller = False
-            outbound = prepare(inbound.head, match, body, exchange.request_id, self._via)  # 400
-            outbound.clock_skew_seconds = upstream.clock_skew_seconds
+            outbound = Outbound(plan.outline, body, exchange.request_id, upstream.clock_skew_seconds)
             if self._tracer is not None:
                 self._tracer.attempt(exchange, outbound)
             exchange.phase = Phase.CREDENTIAL
@@ -220,7 +177,7 @@ class Proxy:
             passed_on = failed = False
             beginning, reason = b"", None
             try:
-                connection = upstream.take_idle() or await upstream.connect(outbound.route, exchange)  # 502, 503, 504
+                connection = upstream.take_idle() or await upstream.connect(plan.route, exchange)  # 502, 503, 504
                 attempt = upstream.send(connection, outbound, exchange)  # 413, 400
                 response = await attempt.headed(answer)  # 502, 413, 400
                 if response.status < 400:
@@ -357,35 +314,16 @@ class Proxy:
         exchange.status, exchange.head_sent = 204, True
         answer.end()
 
-    def _refuse_loop(self, via: bytes) -> None:
-        if self._via_name in via:
-            raise Loop("The request has been through this gateway already: an upstream leads back here.")
-
-    def _begin_deadline(self, bounds: Limits, inbound: Inbound, exchange: Exchange) -> Deadline:
-        """One instant for everything: the route's, or the caller's where that is sooner."""
-        deadline = Deadline.after(bounds.deadline_seconds, inbound.arrived)
-        wished = limits.wished_seconds(inbound.head.fields.noted)
-        if wished is not None and inbound.arrived + wished < deadline.instant:
-            deadline = Deadline.after(wished, inbound.arrived, "X-Request-Timeout")
-            exchange.deadline_setting = "X-Request-Timeout"
-        exchange.deadline = deadline.instant
-        if bounds.idle_seconds is not None:
-            exchange.idle_seconds = bounds.idle_seconds
-        if bounds.first_byte_seconds is not None:
-            exchange.first_byte_limit_seconds = bounds.first_byte_seconds
-        return deadline
-
-    def _answer_lines(self, head: RequestHead, route: Route, response: ResponseHead, exchange: Exchange) -> Lines:
+    def _answer_lines(self, plan: Plan, response: ResponseHead, exchange: Exchange) -> Lines:
         """The upstream's fields, and ours."""
         block = response.fields
-        lines = [*block.lines]
-        if route.cors is None:
-            lines += block.forwarded
-        else:
-            lines += cors.answer_lines(route, head.fields.noted.get(b"origin"))
         exchange.upstream_status = response.status
         request_id = exchange.request_id.encode()
-        lines.append(b"X-Gateway-Request-Id: " + request_id)
+        lines = [
+            *block.lines,
+            *(block.forwarded if plan.cors_lines is None else plan.cors_lines),
+            b"X-Gateway-Request-Id: " + request_id,
+        ]
         theirs = block.noted.get(b"x-request-id")
         if theirs is None:
             lines.append(b"X-Request-Id: " + request_id)
@@ -403,12 +341,12 @@ class Proxy:
 
     def _open(self, inbound: Inbound) -> Exchange:
         head = inbound.head
-        moment, request_id = inbound.body.moment, self.request_id(head.fields.noted)
+        story, request_id = inbound.moment, self.request_id(head.fields.noted)
         if self._tracer is None:
-            exchange = Exchange(moment, inbound.arrived, request_id, head.method, head.raw_path)
+            exchange = Exchange(story, inbound.arrived, request_id, head.method, head.raw_path)
         else:
-            exchange = self._tracer.open(moment, inbound.arrived, request_id, head)
-        exchange.story = inbound.story
+            exchange = self._tracer.open(story, inbound.arrived, request_id, head)
+        exchange.story = story
         self._live.add(exchange)
         return exchange
 
@@ -474,6 +412,3 @@ def _place_of(error: BaseException) -> str:
     """Where an exception came from, as ``module.py:12 in function``; its text may quote anything, so it is left out."""
     frames = traceback.extract_tb(error.__traceback__)
     return " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} in {f.name}" for f in reversed(frames[-3:]))
-
-
-__all__ = ["Caller", "Observer", "Place", "Proxy", "Site", "Tracer"]

@@ -54,7 +54,7 @@ class Clock(Protocol):
 
 def may_retry(exchange: Exchange, outbound: Outbound) -> bool:
     """Attempts are left, and every byte of the body still is."""
-    return exchange.attempts < outbound.route.retry.attempts and outbound.body.replayable
+    return exchange.attempts < outbound.outline.route.retry.attempts and outbound.body.replayable
 
 
 def must_look(exchange: Exchange, outbound: Outbound, response: ResponseHead, credential: Credential) -> bool:
@@ -67,7 +67,7 @@ def must_look(exchange: Exchange, outbound: Outbound, response: ResponseHead, cr
 
 def _may_repeat(exchange: Exchange, outbound: Outbound) -> bool:
     """An idempotent route's failed answer may be tried again once."""
-    return outbound.route.retry.idempotent and not exchange.repeated
+    return outbound.outline.route.retry.idempotent and not exchange.repeated
 
 
 async def peek(source: Source, exchange: Exchange, now: float) -> bytes:
@@ -159,7 +159,7 @@ async def pause() -> None:
 def may_send_again(error: UpstreamUnreachable, exchange: Exchange, outbound: Outbound, now: float) -> bool:
     """After a connection that never was, or broke: the request is safe to send twice, and attempts, time and every byte
     of the body are left."""
-    retry = outbound.route.retry
+    retry = outbound.outline.route.retry
     return (
         (retry.idempotent or not error.sent)
         and exchange.attempts < retry.attempts

@@ -23,10 +23,11 @@ from gateway.keyring import Keyring
 from gateway.listener import Bounds, Listener
 from gateway.logs import AccessLog
 from gateway.metrics import Gauges, Metrics, Snapshot
-from gateway.proxy import Place, Proxy, Site
+from gateway.proxy import Proxy
 from gateway.reload import READ_AGAIN_SECONDS
 from gateway.retry import ClockWatch
 from gateway.routes import RouteTable
+from gateway.site import Place, Site
 from gateway.spool import KEPT_BYTES, Spools
 from gateway.story import Moment
 from gateway.tls import CallerTls
@@ -77,8 +78,8 @@ class Serving:
         self._admission = Admission(time.monotonic)
         self._upstreams = Upstreams()
         self._now = time.monotonic
-        name = name or os.urandom(6).hex()
-        self.proxy = Proxy(self._site(config), self._admission, self, self._budget, name, self._tracer)
+        self._name = name or os.urandom(6).hex()
+        self.proxy = Proxy(self._site(config), self._admission, self, self._budget, self._tracer)
         self.listener = Listener(self.proxy.handle, self._refused, _bounds(config), asyncio.get_running_loop())
         self._tls = CallerTls(config.tls) if config.tls is not None else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,7 +115,13 @@ class Serving:
                 ClockWatch(upstream, time.time),
                 self._admission.routes[route.name],
             )
-        return Site(RouteTable(config.routes), places, Callers(config.callers))
+        return Site(
+            RouteTable(config.routes),
+            places,
+            Callers(config.callers),
+            self._name,
+            without=() if self._tracer is None else self._tracer.writes,
+        )
 
     # proxy.Observer
 

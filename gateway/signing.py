@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 ALGORITHM = "SDK-HMAC-SHA256"
@@ -22,6 +23,8 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _BLOCK_BYTES = 64  # of SHA-256, for the two halves of HMAC (RFC 2104)
 _INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
+# Distinct requests prepared within one second; callers choose paths.
+_REMEMBERED = 256
 
 
 def canonical_uri(path: str) -> str:
@@ -96,23 +99,6 @@ def authorization(access_key: str, signed_headers: str, signature_hex: str) -> s
     return f"{ALGORITHM} Access={access_key}, SignedHeaders={signed_headers}, Signature={signature_hex}"
 
 
-class _DateText:
-    """X-Sdk-Date of the second last asked for: made once a second, not once a request."""
-
-    __slots__ = ("_second", "_text")
-
-    def __init__(self) -> None:
-        self._second: int | None = None
-        self._text = ""
-
-    def of(self, instant_seconds: float) -> str:
-        second = int(instant_seconds)
-        if second != self._second:
-            self._text = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
-            self._second = second
-        return self._text
-
-
 class Signer:
     """Signs requests whose path and query are already canonical (``paths``), with everything constant prepared.
 
@@ -120,15 +106,27 @@ class Signer:
     sent as X-Security-Token and X-Project-Id with every request.
     """
 
-    __slots__ = ("_date", "_head", "_inner", "_outer", "_project_line", "_signed_headers", "_token_line")
+    __slots__ = (
+        "_access_key",
+        "_begun",
+        "_date",
+        "_inner",
+        "_known",
+        "_outer",
+        "_project_line",
+        "_second",
+        "_secret_key",
+        "_signed_headers",
+        "_token_line",
+    )
 
     def __init__(
         self, access_key: str, secret_key: str, *, security_token: str | None = None, project_id: str | None = None
     ) -> None:
-        self._date = _DateText()
+        self._access_key = access_key
+        self._secret_key = secret_key
         self._project_line = "" if project_id is None else f"x-project-id:{project_id}\n"
         self._token_line = "" if security_token is None else f"x-security-token:{security_token}\n"
-        self._head = f"{ALGORITHM} Access={access_key}, SignedHeaders="
         # Indexed by whether X-Sdk-Content-Sha256 and X-Stage are signed. Names stand in code-point order.
         self._signed_headers = {
             (content, stage): ";".join(
@@ -146,13 +144,12 @@ class Signer:
             for content in (False, True)
             for stage in (False, True)
         }
-        # HMAC (RFC 2104) with both key blocks hashed beforehand: a signature then costs two copies, no key schedule.
-        key = secret_key.encode()
-        if len(key) > _BLOCK_BYTES:
-            key = hashlib.sha256(key).digest()
-        key = key.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = hashlib.sha256(key.translate(_INNER_PAD))
-        self._outer = hashlib.sha256(key.translate(_OUTER_PAD))
+        self._inner, self._outer = _key_blocks(secret_key)
+        # Within a second everything but the body is the same for requests that are alike.
+        self._second: int | None = None
+        self._date = ""
+        self._begun = self._inner  # HMAC over the string to sign, up to the hash of the canonical request
+        self._known: dict[tuple[str | None, ...], _Prepared] = {}
 
     def sign(
         self,
@@ -173,43 +170,53 @@ class Signer:
         ``content_sha256`` is the value of X-Sdk-Content-Sha256 where it is sent, then equal to ``payload_hash``;
         ``stage`` that of X-Stage.
         """
-        date = self._date.of(instant_seconds)
-        signed_headers, canonical = self._canonical(
-            method, path, query, host, date, payload_hash, content_sha256, stage
-        )
-        inner = self._inner.copy()
-        inner.update(f"{ALGORITHM}\n{date}\n{hashlib.sha256(canonical).hexdigest()}".encode())
+        second = int(instant_seconds)
+        if second != self._second:
+            self._begin_second(second)
+        known = self._known.get((method, path, query, host, content_sha256, stage))
+        if known is None:
+            known = self._prepare(method, path, query, host, content_sha256, stage)
+        canonical = known.canonical.copy()
+        canonical.update(payload_hash.encode())
+        inner = self._begun.copy()
+        inner.update(canonical.hexdigest().encode())
         outer = self._outer.copy()
         outer.update(inner.digest())
-        return date, f"{self._head}{signed_headers}, Signature={outer.hexdigest()}"
+        return self._date, known.authorization + outer.hexdigest()
 
-    def _canonical(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        host: str,
-        date: str,
-        payload_hash: str,
-        content_sha256: str | None,
-        stage: str | None,
-    ) -> tuple[str, bytes]:
-        """The list of signed headers, and the canonical request."""
+    def _begin_second(self, second: int) -> None:
+        self._date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        self._known.clear()
+        self._begun = self._inner.copy()
+        self._begun.update(f"{ALGORITHM}\n{self._date}\n".encode())
+        self._second = second
+
+    def _prepare(
+        self, method: str, path: str, query: str, host: str, content_sha256: str | None, stage: str | None
+    ) -> "_Prepared":
         signed_headers = self._signed_headers[content_sha256 is not None, stage is not None]
         content_line = "" if content_sha256 is None else f"x-sdk-content-sha256:{content_sha256}\n"
         stage_line = "" if stage is None else f"x-stage:{stage}\n"
         slash = "" if path.endswith("/") else "/"
         text = (
-            f"{method}\n{path}{slash}\n{query}\nhost:{host}\n{self._project_line}{content_line}x-sdk-date:{date}\n"
-            f"{self._token_line}{stage_line}\n{signed_headers}\n{payload_hash}"
+            f"{method}\n{path}{slash}\n{query}\nhost:{host}\n{self._project_line}{content_line}"
+            f"x-sdk-date:{self._date}\n{self._token_line}{stage_line}\n{signed_headers}\n"
         )
-        return signed_headers, text.encode()
+        prepared = _Prepared(hashlib.sha256(text.encode()), self._authorization(signed_headers))
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[method, path, query, host, content_sha256, stage] = prepared
+        return prepared
+
+    def _authorization(self, signed_headers: str) -> str:
+        """Authorization, up to the signature itself."""
+        return authorization(self._access_key, signed_headers, "")
 
 
 class DerivedSigner(Signer):
     """The same with V11-HMAC-SHA256 for one region; the derived key is made anew each day."""
 
-    __slots__ = ("_access_key", "_derived", "_info", "_region", "_secret_key")
+    __slots__ = ("_info", "_region")
 
     def __init__(
         self,
@@ -221,30 +228,33 @@ class DerivedSigner(Signer):
         region: str,
     ) -> None:
         super().__init__(access_key, secret_key, security_token=security_token, project_id=project_id)
-        self._access_key = access_key
-        self._secret_key = secret_key
         self._region = region
         self._info = ""
-        self._derived = ""
 
-    def sign(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        host: str,
-        *,
-        payload_hash: str,
-        instant_seconds: float,
-        content_sha256: str | None = None,
-        stage: str | None = None,
-    ) -> tuple[str, str]:
-        date = self._date.of(instant_seconds)
-        signed_headers, canonical = self._canonical(
-            method, path, query, host, date, payload_hash, content_sha256, stage
-        )
-        info = derived_info(date, self._region)
+    def _begin_second(self, second: int) -> None:
+        super()._begin_second(second)
+        info = derived_info(self._date, self._region)
         if info != self._info:
-            self._info, self._derived = info, derived_key(self._access_key, self._secret_key, info)
-        text = derived_string_to_sign(date, info, canonical.decode())
-        return date, derived_authorization(self._access_key, info, signed_headers, signature(self._derived, text))
+            self._info = info
+            self._inner, self._outer = _key_blocks(derived_key(self._access_key, self._secret_key, info))
+        self._begun = self._inner.copy()
+        self._begun.update(f"{DERIVED_ALGORITHM}\n{self._date}\n{info}\n".encode())
+
+    def _authorization(self, signed_headers: str) -> str:
+        return derived_authorization(self._access_key, self._info, signed_headers, "")
+
+
+class _Prepared(NamedTuple):
+    """A request that is signed again and again within a second."""
+
+    canonical: "hashlib._Hash"  # over the canonical request, up to the payload's hash
+    authorization: str  # up to the signature itself
+
+
+def _key_blocks(secret_key: str) -> "tuple[hashlib._Hash, hashlib._Hash]":
+    """HMAC (RFC 2104) with both key blocks hashed beforehand: a signature then costs two copies, no key schedule."""
+    key = secret_key.encode()
+    if len(key) > _BLOCK_BYTES:
+        key = hashlib.sha256(key).digest()
+    key = key.ljust(_BLOCK_BYTES, b"\0")
+    return hashlib.sha256(key.translate(_INNER_PAD)), hashlib.sha256(key.translate(_OUTER_PAD))

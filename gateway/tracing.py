@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gateway.exchange import Exchange, Phase
@@ -31,7 +31,7 @@ _FLUSH_SECONDS = 1.0
 # An attempt that waited less than this for a credential or connection did not wait: most spans would say nothing.
 _WAITED_SECONDS = 0.001
 _WAITS = {Phase.HOLDING: "body memory", Phase.CREDENTIAL: "credential", Phase.CONNECTING: "connect"}
-# What continues a trace (W3C Trace Context).
+# What continues a trace (W3C Trace Context): ours takes the place of the caller's.
 _CARRIED = (b"traceparent", b"tracestate")
 
 
@@ -74,6 +74,8 @@ class Tracer:
 
     # proxy.Tracer
 
+    writes: Collection[bytes] = _CARRIED
+
     def open(self, moment: Moment, arrived: float, request_id: str, head: RequestHead) -> TracedExchange:
         """The record of a request, its span begun: as part of the trace that the caller's ``traceparent`` names, if any."""
         exchange = TracedExchange(moment, arrived, request_id, head.method, head.raw_path)
@@ -91,13 +93,14 @@ class Tracer:
             return
         now = time.monotonic()
         self._end_attempt(exchange, now)
-        route = outbound.route
+        outline = outbound.outline
+        route = outline.route
         exchange.attempt = self._tracer.start_span(
-            outbound.method,
+            outline.method,
             context=self._api.set_span_in_context(exchange.span),
             kind=self._api.SpanKind.CLIENT,
             attributes={
-                "http.request.method": outbound.method,
+                "http.request.method": outline.method,
                 "http.request.resend_count": exchange.attempts - 1,
                 "server.address": route.upstream.host,
                 "server.port": route.upstream.port,
@@ -108,8 +111,7 @@ class Tracer:
         )
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, self._api.set_span_in_context(exchange.attempt))
-        outbound.lines = [line for line in outbound.lines if _name(line) not in _CARRIED]
-        outbound.lines += [f"{name}: {value}".encode("latin-1") for name, value in carrier.items()]
+        outbound.fields += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in carrier.items()]
 
     def end(self, exchange: Exchange, ended: float) -> None:
         """The request is over, however it ended."""

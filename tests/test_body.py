@@ -256,6 +256,43 @@ async def test_who_waits_for_room_is_woken_by_room_alone() -> None:
     assert budget.used_bytes == 90
 
 
+async def test_room_that_nobody_took_goes_to_the_next() -> None:
+    """A request that ends just as it was given room held nothing yet; who waits behind it gets the room at once."""
+    budget = Budget(100)
+    budget.take(100)
+    with opened([b"y" * 60], budget=budget) as (second, _, _):
+        with opened([b"x" * 60], budget=budget) as (first, _, _):
+            leaving = asyncio.create_task(first.sha256())
+            staying = asyncio.create_task(second.sha256())
+            await asyncio.sleep(0)
+            budget.give_back(60)  # for the first alone
+            leaving.cancel()
+            await asyncio.wait({leaving})
+        await asyncio.wait_for(staying, 0.5)
+        assert budget.used_bytes == 100
+    assert budget.used_bytes == 40
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["came with its head", "came later"])
+def test_a_closed_body_holds_nothing(whole: bool) -> None:
+    """Whoever still knows the request, as a credential that acts on its refusal does, keeps none of the bytes that were
+    given back to the budget; and a body without them never goes out again."""
+    budget = Budget(None)
+    loop = asyncio.new_event_loop()
+    source = Source(loop, [b"x" * 80], declared=True)
+    if whole:
+        source.arrive()
+    body = Body(source, Exchange(source.moment, 0.0, "id", "POST", "/"), budget, "r", 1000, 100)
+    source.arrive()
+    body.take()
+    assert (body.whole is not None, budget.used_bytes) == (whole, 80)
+
+    body.close()
+    loop.close()
+    assert (body._kept, body.whole, budget.used_bytes) == ([], None, 0)
+    assert not body.replayable
+
+
 def test_without_budget_streams_go_on() -> None:
     """A body that is only kept for a second attempt gives that up when there is no room, and passes."""
     budget = Budget(50)

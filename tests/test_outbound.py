@@ -6,7 +6,7 @@ import pytest
 
 from gateway.body import Body
 from gateway.errors import BadPath
-from gateway.outbound import Outbound, prepare
+from gateway.outbound import Outbound, Outline
 from gateway.routes import Match, Route, UpstreamUrl
 from gateway.wire.heads import parse_request
 
@@ -14,13 +14,20 @@ URL = UpstreamUrl("https", "up.example.com", 8443, "up.example.com:8443", "/v1/i
 BODY = cast(Body, object())  # only handed on
 
 
-def left(target: str = "/r/x", *fields: str, method: str = "POST", **route: Any) -> Outbound:
+def left(
+    target: str = "/r/x", *fields: str, method: str = "POST", without: tuple[bytes, ...] = (), **route: Any
+) -> Outline:
     """What leaves on a route for a request with these fields."""
     lines = [f"{method} {target} HTTP/1.1", "Host: gateway.example", *fields]
     head = parse_request("\r\n".join(lines).encode())
     settings: dict[str, Any] = {"signed": False} | route
     match = Match(Route("r", "/r", URL, "c", **settings), "/v1/infers/S/x")
-    return prepare(head, match, BODY, "id-1", b"1.1 modelarts-gateway-me")
+    return Outline(head, match, b"1.1 modelarts-gateway-me", without=without)
+
+
+def crossing(outline: Outline) -> list[bytes]:
+    """The caller's lines among those that leave, behind Host and before ours."""
+    return outline.beginning.split(b"\r\n")[2 : -len(outline.fields)]
 
 
 def test_method_target_and_host() -> None:
@@ -32,7 +39,7 @@ def test_method_target_and_host() -> None:
         "/v1/infers/S/x?a=1",
         "up.example.com:8443",
     )
-    assert outbound.body is BODY
+    assert outbound.beginning.startswith(b"PUT /v1/infers/S/x?a=1 HTTP/1.1\r\nHost: up.example.com:8443\r\n")
 
 
 @pytest.mark.parametrize(
@@ -61,8 +68,32 @@ def test_queries(query: str, plain: str | None, signed: str | None, is_signed: b
 
 def test_our_own_fields() -> None:
     """The request's id and our mark in Via; what came in Via stays in front."""
-    assert left().fields == [(b"X-Request-Id", b"id-1"), (b"Via", b"1.1 modelarts-gateway-me")]
-    assert left("/r", "Via: 1.0 a", "Via: 1.1 b").fields[1] == (b"Via", b"1.0 a, 1.1 b, 1.1 modelarts-gateway-me")
+    assert Outbound(left(), BODY, "id-1").fields == [(b"X-Request-Id", b"id-1")]
+    assert left().fields == [(b"Via", b"1.1 modelarts-gateway-me")]
+    assert left("/r", "Via: 1.0 a", "Via: 1.1 b").fields == [(b"Via", b"1.0 a, 1.1 b, 1.1 modelarts-gateway-me")]
+
+
+def test_the_beginning_is_what_was_decided() -> None:
+    """The bytes that leave first hold the request line, Host, the caller's fields and ours, each once."""
+    outline = left("/r/x?a=1", "Accept: a", "X-Stage: RELEASE", "Authorization: Bearer theirs")
+
+    assert outline.beginning.split(b"\r\n") == [
+        b"POST /v1/infers/S/x?a=1 HTTP/1.1",
+        b"Host: up.example.com:8443",
+        b"Accept: a",
+        b"Via: 1.1 modelarts-gateway-me",
+        b"X-Stage: RELEASE",
+    ]
+
+
+def test_fields_that_stay_behind() -> None:
+    """What somebody else is going to write is left out, in any spelling."""
+    outline = left(
+        "/r", "TraceParent: 00-1-2-03", "tracestate: a=b", "X-Trace: 1", without=(b"traceparent", b"tracestate")
+    )
+
+    assert crossing(outline) == [b"X-Trace: 1"]
+    assert b"tracestate" not in outline.beginning
 
 
 def test_the_callers_fields() -> None:
@@ -83,7 +114,7 @@ def test_the_callers_fields() -> None:
         "Accept: b",
     )
 
-    assert outbound.lines == [
+    assert crossing(outbound) == [
         b"content-TYPE: a/b",
         b"Cookie: a=1",
         b"traceparent: 00-1-2-03",
@@ -98,7 +129,7 @@ def test_where_the_request_came_from(forwarded: bool) -> None:
     outbound = left("/r", "X-Forwarded-For: 10.0.0.1", "Forwarded: for=10.0.0.1", "Accept: a", forwarded=forwarded)
 
     expected = [b"Accept: a", b"X-Forwarded-For: 10.0.0.1", b"Forwarded: for=10.0.0.1"] if forwarded else [b"Accept: a"]
-    assert list(outbound.lines) == expected
+    assert crossing(outbound) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +142,7 @@ def test_stage(fields: tuple[str, ...], stage: list[bytes]) -> None:
     outbound = left("/r", *fields)
 
     assert [value for name, value in outbound.fields if name == b"X-Stage"] == stage
-    assert not [line for line in outbound.lines if line.lower().startswith(b"x-stage")]
+    assert not [line for line in crossing(outbound) if line.lower().startswith(b"x-stage")]
 
 
 @pytest.mark.parametrize("websocket", [False, True])
@@ -121,17 +152,19 @@ def test_handshakes(websocket: bool) -> None:
     outbound = left("/r", *handshake, method="GET", websocket=websocket)
 
     assert outbound.upgrade is websocket
-    assert not [line for line in outbound.lines if line.lower().startswith((b"upgrade", b"connection"))]
+    assert not [line for line in crossing(outbound) if line.lower().startswith((b"upgrade", b"connection"))]
 
 
 def test_attempts_do_not_share_what_a_credential_adds() -> None:
     """A field added to one attempt is not there in the next, and never in what came in."""
     head = parse_request(b"GET /r HTTP/1.1\r\nHost: h\r\nAccept: a")
     match = Match(Route("r", "/r", URL, "c"), "/x")
-    first = prepare(head, match, BODY, "id", b"1.1 us")
+    outline = Outline(head, match, b"1.1 us")
+    first = Outbound(outline, BODY, "id")
     first.fields.append((b"X-Auth-Token", b"secret"))
 
-    second = prepare(head, match, BODY, "id", b"1.1 us")
+    second = Outbound(outline, BODY, "id")
 
     assert (b"X-Auth-Token", b"secret") not in second.fields
+    assert b"secret" not in outline.beginning
     assert head.fields.lines == (b"Accept: a",)

@@ -339,3 +339,36 @@ async def test_unknown_methods_and_routes_have_their_own_names(gateway: InProces
     assert 'gateway_requests_total{code="404",method="GET",route="-"} 1' in text
     assert "BREW" not in text
     assert "nowhere" not in text
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "status"),
+    [
+        pytest.param("/theirs", {}, 200, id="nothing else"),
+        pytest.param("/theirs", {"X-Request-Timeout": "soon"}, 400, id="no number"),
+        pytest.param("/theirs", {"Via": "1.1 modelarts-gateway-me"}, 508, id="a loop"),
+        pytest.param("/theirs?a=%", {}, 400, id="a query with two readings"),
+    ],
+)
+async def test_who_may_not_use_a_route_hears_that_first(
+    start_gateway: StartGateway, fake: FakeModelArts, target: str, fields: dict[str, str], status: int
+) -> None:
+    """Whatever else is wrong with the request, and however often it comes: 403 to one caller, its own to the other."""
+    gateway = await start_gateway(
+        document(
+            route("mine", fake.url),
+            route("theirs", fake.url),
+            callers=[
+                {"name": "someone", "token": {"env": "CALLER"}, "routes": ["mine"]},
+                {"name": "near", "addresses": ["127.0.0.0/8"], "routes": ["theirs"]},
+            ],
+        ),
+        ENVIRON,
+    )
+    gateway.gateway.serving.proxy.site._name = b"modelarts-gateway-me"
+
+    for _ in range(3):
+        allowed = await gateway.ask("GET", target, fields)
+        refused = await gateway.ask("GET", target, {**fields, "X-API-Key": ENVIRON["CALLER"]})
+        assert refused.code == "Gateway.CallerNotAllowed"
+        assert allowed.status == status

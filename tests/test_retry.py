@@ -11,13 +11,13 @@ from gateway.body import Body
 from gateway.deadline import Deadline
 from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange
-from gateway.outbound import Outbound
+from gateway.outbound import Outbound, Outline
 from gateway.refusals import Refusal
 from gateway.refusals import Retry as Cure
 from gateway.retry import ClockWatch
-from gateway.routes import Retry, Route, UpstreamUrl
+from gateway.routes import Match, Retry, Route, UpstreamUrl
 from gateway.story import Moment
-from gateway.wire.heads import ResponseHead, parse_response
+from gateway.wire.heads import ResponseHead, parse_request, parse_response
 
 NOW = 1_700_000_000.0
 NO_DEADLINE = Deadline(float("inf"))
@@ -32,7 +32,8 @@ class FakeBody:
 
 def outbound(*, replayable: bool = True, attempts: int = 2, idempotent: bool = False) -> Outbound:
     route = Route("r", "/r", UpstreamUrl("http", "h", 80, "h", ""), None, retry=Retry(attempts, idempotent))
-    return Outbound("POST", "/", None, "h", [], [], cast(Body, FakeBody(replayable=replayable)), route)
+    outline = Outline(parse_request(b"POST / HTTP/1.1\r\nHost: h"), Match(route, "/"), b"1.1 gateway")
+    return Outbound(outline, cast(Body, FakeBody(replayable=replayable)), "id")
 
 
 def exchange(attempts: int = 1, deadline: float = float("inf")) -> Exchange:

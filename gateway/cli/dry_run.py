@@ -27,7 +27,7 @@ from gateway.errors import (
     UriTooLong,
 )
 from gateway.exchange import Exchange
-from gateway.outbound import Outbound, prepare
+from gateway.outbound import Outbound, Outline
 from gateway.routes import Route, RouteTable, check_method
 from gateway.story import Moment
 from gateway.upstream import Attempt
@@ -169,6 +169,7 @@ async def _run(config: "Config", given: Given, run: DryRun, *, live: bool) -> No
         run.answered_here = "a browser's preflight (CORS), answered by the gateway itself and never forwarded"
         return
     check_method(route, head.method)
+    outline = Outline(head, match, _via())
     moment = Moment(loop)
     exchange = Exchange(moment, loop.time(), _request_id(head), head.method, head.raw_path)
     body = Body(
@@ -180,7 +181,7 @@ async def _run(config: "Config", given: Given, run: DryRun, *, live: bool) -> No
         replay_bytes=route.replay_bytes,
     )
     try:
-        outbound = prepare(head, match, body, exchange.request_id, _via())
+        outbound = Outbound(outline, body, exchange.request_id)
         await _authorize(config, outbound, run, live=live)
         _write(outbound, exchange, run, given.body or b"")
     finally:
@@ -226,7 +227,7 @@ def _consider(route: Route, raw_path: str, taken: Route | None) -> Considered:
 
 
 async def _authorize(config: "Config", outbound: Outbound, run: DryRun, *, live: bool) -> None:
-    name = outbound.route.credential
+    name = outbound.outline.route.credential
     if name is None:
         return
     loop = asyncio.get_running_loop()
@@ -249,9 +250,10 @@ def _write(outbound: Outbound, exchange: Exchange, run: DryRun, data: bytes) -> 
     recorder = _Recorder()
     Attempt(cast("UpstreamConnection", recorder), outbound, exchange, asyncio.get_running_loop().time).begin(outbound)
     lines = recorder.written.partition(b"\r\n\r\n")[0].split(b"\r\n")
-    run.method = outbound.method
-    run.url = f"{outbound.route.upstream.scheme}://{outbound.authority}{outbound.target}"
-    run.path, run.query = outbound.path, outbound.query or ""
+    outline = outbound.outline
+    run.method = outline.method
+    run.url = f"{outline.route.upstream.scheme}://{outline.authority}{outline.target}"
+    run.path, run.query = outline.path, outline.query or ""
     for line in lines[1:]:
         name, _, value = line.decode("latin-1").partition(":")
         run.fields.append((name, value.strip(" \t")))

@@ -136,19 +136,19 @@ class IamToken(Credential):
         expired = refusal.refusal_class == "auth_expired"
         current = self._refresher.token()
         if current is None or current.value == sent:
-            if self._is_futile(outbound.route.name, sent):
+            if self._is_futile(outbound.outline.route.name, sent):
                 return False
             if not self._refresher.attempting and not self._may_force(expired):
                 return False
         cured = await self._refresher.replace(sent, deadline, drop=expired)
         fresh = self._refresher.token()
         if cured and fresh is not None:
-            self._brought[outbound.route.name] = (fresh.value, self.services.monotonic())
+            self._brought[outbound.outline.route.name] = (fresh.value, self.services.monotonic())
         return cured
 
     def accepted(self, outbound: Outbound) -> None:
         if self._brought:
-            self._brought.pop(outbound.route.name, None)
+            self._brought.pop(outbound.outline.route.name, None)
 
     def state(self) -> CredentialState:
         return self._refresher.state()
@@ -208,4 +208,4 @@ def _way(settings: IamToken.Settings, services: Services) -> tuple[Secret, Calla
 def _owner_mismatch(outbound: Outbound, refusal: Refusal) -> bool:
     """On v2 services this code means that the token's user does not own the service, which no new token changes
     (ModelArts user guide, "Troubleshooting" of v2 inference)."""
-    return refusal.code == "ModelArts.0203" and "/v2/infer/" in outbound.path
+    return refusal.code == "ModelArts.0203" and "/v2/infer/" in outbound.outline.path

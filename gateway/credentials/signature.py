@@ -65,23 +65,25 @@ class Signature(Credential):
         self._notice_rotation()
 
     async def authorize(self, outbound: Outbound, deadline: Deadline) -> None:
+        outline = outbound.outline
         payload_hash = None if self._payload == "unsigned" else outbound.body.sha256_if_here()
         if payload_hash is None:
             self._notice_rotation()
             self._refuse_while_held()  # before a body is received for nothing
             payload_hash = await self._payload_hash(outbound)
         self._notice_rotation()
-        self._refuse_while_held()
+        if self._held_until != _NOT_HELD:
+            self._refuse_while_held()
         content_sha256 = UNSIGNED_PAYLOAD if payload_hash == UNSIGNED_PAYLOAD else None
         x_sdk_date, authorization = self._signer.sign(
-            outbound.method,
-            outbound.path,
-            outbound.query or "",
-            outbound.authority,
+            outline.method,
+            outline.path,
+            outline.query or "",
+            outline.authority,
             payload_hash=payload_hash,
             instant_seconds=self.services.wall() + outbound.clock_skew_seconds,
             content_sha256=content_sha256,
-            stage=_stage(outbound.fields),
+            stage=None if outline.stage is None else _plain(outline.stage),
         )
         fields = outbound.fields
         fields.append((b"X-Sdk-Date", x_sdk_date.encode()))
@@ -215,9 +217,6 @@ def _unknown_key(refusal: Refusal) -> bool:
     return refusal.refusal_class == "auth_invalid" and refusal.code == "APIG.0301" and not refusal.refresh
 
 
-def _stage(fields: Fields) -> str | None:
-    """The value of X-Stage, signed where exactly one leaves; signers read a repeated header in different ways."""
-    values = [value for name, value in fields if len(name) == 7 and name.lower() == b"x-stage"]
-    if len(values) == 1 and _PLAIN_VALUE.fullmatch(values[0]):
-        return values[0].decode()
-    return None
+def _plain(stage: bytes) -> str | None:
+    """X-Stage as it is signed; one with other bytes leaves unsigned."""
+    return stage.decode() if _PLAIN_VALUE.fullmatch(stage) else None

@@ -17,7 +17,7 @@ class Door(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def write_soon(self, data: bytes) -> None: ...
+    def write_soon(self, pieces: list[bytes]) -> None: ...
 
     def may_keep_alive(self) -> bool: ...
 
@@ -33,15 +33,15 @@ class Door(Protocol):
 class CallerAnswer:
     """One response (``inbound.Answer``), and after a 101 the tunnel (``inbound.Tunnel``)."""
 
-    __slots__ = ("_bodiless", "_chunked", "_connection", "_left", "_pending", "started", "writable")
+    # Most answers leave these as they are, so they stand on the class.
+    _chunked = False
+    _bodiless = False
+    _sized = False  # its length is announced
+    started = False  # bytes of the head have left
 
     def __init__(self, connection: Door) -> None:
         self._connection = connection
         self._pending: list[bytes] = []
-        self._chunked = False
-        self._bodiless = False
-        self._left: int | None = None
-        self.started = False  # bytes of the head have left
         self.writable = connection.writable
 
     def interim(self, status: int, reason: bytes, lines: Lines) -> None:
@@ -57,13 +57,12 @@ class CallerAnswer:
                 _STATUS_LINES[status, reason] = first
         pending = [first, *lines]
         self._bodiless = bodiless
-        self._chunked = False
-        self._left = None
+        self._chunked = self._sized = False
         if status == 204:
             length = None  # RFC 9110 section 8.6: a 204 announces no length, whatever the upstream said
         if length is not None:
             pending.append(b"Content-Length: %d" % length)
-            self._left = 0 if bodiless else length
+            self._sized = True
         elif not bodiless:
             if connection.minor:
                 self._chunked = True
@@ -80,27 +79,27 @@ class CallerAnswer:
 
     def chunk(self, data: bytes) -> None:
         if data and not self._bodiless:
-            if self._left is not None:
-                self._left -= len(data)
             self._pending.append(chunk(data) if self._chunked else data)
 
     def flush(self) -> None:
-        pending = self._pending
-        if pending:
+        if self._pending:
             self.started = True
-            self._connection.write_soon(pending[0] if len(pending) == 1 else b"".join(pending))
-            pending.clear()
+            self._connection.write_soon(self._pending)
+            self._pending = []
 
     def end(self) -> None:
+        pending = self._pending
         if self._chunked:
-            self._pending.append(LAST_CHUNK)
-        self.flush()
+            pending.append(LAST_CHUNK)
+        if pending:
+            self.started = True
+            self._connection.write_soon(pending)
         self._connection.answered()
 
     @property
     def framed(self) -> bool:
         """The response says by itself where it ends; if not, only the end of the connection does."""
-        return self._chunked or self._left is not None or self._bodiless
+        return self._chunked or self._sized or self._bodiless
 
     def cut(self) -> None:
         self._pending.clear()

@@ -22,7 +22,7 @@ from gateway.headers import TOKEN, field_line
 from gateway.inbound import Answer, Inbound, Peer
 from gateway.listener.answer import CallerAnswer, CallerTunnel
 from gateway.listener.bounds import Bounds
-from gateway.listener.request import CONTINUE, CallerBody, CallerInbound
+from gateway.listener.request import CONTINUE, CallerInbound
 from gateway.story import Stories, Story
 from gateway.wire.heads import RequestHead, parse_request
 
@@ -75,7 +75,7 @@ class CallerConnection(asyncio.Protocol):
         self._since = time.monotonic()  # of the current idle time or head
         self._head_began = False
         self._requests = 0
-        self._held: list[bytes] = []  # to be written at the end of the turn
+        self._held: list[bytes] = []  # pieces to be written at the end of the turn
         self._unsent = 0  # bytes of a complete answer that wait for the caller, when last looked at
         self.writable = True
         self.minor = 1
@@ -100,19 +100,20 @@ class CallerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing_at is not None:
             return
-        if self._inbound is None and not self._head_began:
-            self._head_began = True
-            if self._requests:  # a new connection owes its first head from its beginning
-                self._since = time.monotonic()
+        inbound = self._inbound
         if self._tunnel is not None:
             self._tunnel.arrived.append(data)
             self._pause_reading()  # until taken
             self._wake()
-        elif self._inbound is None:
+        elif inbound is None:
+            if not self._head_began:
+                self._head_began = True
+                if self._requests:  # a new connection owes its first head from its beginning
+                    self._since = time.monotonic()
             self._buffer = self._buffer + data if self._buffer else data
             self._next_request()
-        elif not self._inbound.body.received:
-            self._feed(data)
+        elif not inbound.received:
+            self._feed(inbound, data)
         else:
             self._buffer += data
             if len(self._buffer) > _PIPELINE_BYTES:
@@ -125,7 +126,7 @@ class CallerConnection(asyncio.Protocol):
             return True
         if self._inbound is None or self._closing_at is not None:
             return False
-        if not self._inbound.body.received or (self._answer is not None and self._answer.started):
+        if not self._inbound.received or (self._answer is not None and self._answer.started):
             # An upload that was cut off: nothing of it may look complete upstream. Or a caller that hears the beginning
             # of its answer and then closes: those that are only done sending say so right behind their request.
             self._leave()
@@ -163,32 +164,32 @@ class CallerConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
-    def write_soon(self, data: bytes) -> None:
-        """Write it behind the other stories of this turn, and before anything else here."""
-        self._held.append(data)
+    def write_soon(self, pieces: list[bytes]) -> None:
+        """Write them behind the other stories of this turn, and before anything else here."""
+        self._held += pieces
         self._listener.stories.at_end(self._write_held)
 
     def _write_held(self) -> None:
         held = self._held
         if held and self.transport is not None:
-            data = held[0] if len(held) == 1 else b"".join(held)
-            held.clear()
-            self.transport.write(data)
+            self._held = []
+            self.transport.write(b"".join(held))
 
     def may_keep_alive(self) -> bool:
         """Another request may follow: nobody said close, and this one's body has arrived whole."""
+        inbound = self._inbound
         return (
             self.keep_alive
             and not self._listener.draining
-            and self._inbound is not None
-            and self._inbound.body.received
-            and self._inbound.body.fault is None
+            and inbound is not None
+            and inbound.received
+            and inbound.fault is None
             and (self._half_closed_at is None or bool(self._buffer))
         )
 
     def answered(self) -> None:
         """The response has been written whole."""
-        received = self._inbound is None or self._inbound.body.received
+        received = self._inbound is None or self._inbound.received
         keep = self.keep_alive and received  # as the answer's head has said
         self._inbound = self._answer = self._story = None
         if self.transport is None:
@@ -246,14 +247,13 @@ class CallerConnection(asyncio.Protocol):
                 self._finish(linger=False)  # the rest of it will not come
             return
         self._scanned = 0
-        head_bytes, rest = buffer[:end], buffer[end + 4 :]
         self._buffer = b""
         try:
-            head = parse_request(head_bytes)
+            head = parse_request(buffer[:end])
         except GatewayError as error:
-            self._refuse(error, head_bytes)
+            self._refuse(error, buffer)
             return
-        self._begin(head, rest)
+        self._begin(head, buffer[end + 4 :])
 
     def _check_partial(self, buffer: bytes, limit_bytes: int | None) -> None:
         """A head that is not whole yet: refuse what cannot become one, and what is too long."""
@@ -286,37 +286,34 @@ class CallerConnection(asyncio.Protocol):
         self.keep_alive = head.keep_alive
         self._requests += 1
         story = Story(self._listener.stories)
-        body = CallerBody(self, head, story)
-        self._inbound = inbound = CallerInbound(head, body, self._peer, time.monotonic(), story)
+        inbound = self._inbound = CallerInbound(self, head, self._peer, time.monotonic(), story)
         if self._listener.refusing and self._requests > 1:
             inbound.refusal = Draining(
                 "The gateway is stopping; send the request again, on a new connection.", retry_after_seconds=1
             )
         self._answer = answer = CallerAnswer(self)
         if rest:
-            self._buffer = rest if body.received else body.feed(rest)
-            if body.full or len(self._buffer) > _PIPELINE_BYTES:
+            self._buffer = rest if inbound.received else inbound.feed(rest)
+            if inbound.full or len(self._buffer) > _PIPELINE_BYTES:
                 self._pause_reading()
-        if self._half_closed_at is not None and not body.received:
+        if self._half_closed_at is not None and not inbound.received:
             self._inbound = self._answer = None
             self._finish(linger=False)  # the rest of the body will not come
             return
         self._story = story
         story.begin(self._listener.answer(inbound, answer), self.abort)
 
-    def _feed(self, data: bytes) -> None:
-        assert self._inbound is not None
-        body = self._inbound.body
-        rest = body.feed(data)
+    def _feed(self, inbound: CallerInbound, data: bytes) -> None:
+        rest = inbound.feed(data)
         if rest:
             self._buffer = rest
-        if body.full or (body.received and len(self._buffer) > _PIPELINE_BYTES):
+        if inbound.full or (inbound.received and len(self._buffer) > _PIPELINE_BYTES):
             self._pause_reading()
-        body.moment.wake()
+        inbound.moment.wake()
 
     def _wake(self) -> None:
         if self._inbound is not None:
-            self._inbound.body.moment.wake()
+            self._inbound.moment.wake()
 
     def _pause_reading(self) -> None:
         if not self.paused and self.transport is not None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.inbound import Peer
-from gateway.story import Moment, Story
+from gateway.story import Story
 from gateway.wire.chunks import ChunkedReader
 from gateway.wire.heads import HeadError, RequestHead
 
@@ -14,7 +14,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Door(Protocol):
-    """The connection, as a body needs it."""
+    """The connection, as a request needs it."""
 
     paused: bool  # reading is paused
 
@@ -23,58 +23,62 @@ class Door(Protocol):
     def resume_reading(self) -> None: ...
 
 
-class CallerBody:
-    """The request body as it arrives (``inbound.BodySource``)."""
+class CallerInbound:
+    """One request, its body as it arrives (``inbound.Inbound``)."""
 
-    __slots__ = (
-        "_arrived",
-        "_arrived_bytes",
-        "_chunks",
-        "_connection",
-        "_invited",
-        "_left",
-        "chunked",
-        "content_length",
-        "ended",
-        "fault",
-        "moment",
-        "received",
-    )
+    # Most requests leave most of these as they are, so they stand on the class.
+    refusal: GatewayError | None = None
+    chunked = False
+    received = False  # the whole message has arrived
+    ended = False
+    fault: GatewayError | None = None
+    _chunks: ChunkedReader | None = None
+    _left = 0  # bytes of a body of known length that have not arrived
+    _arrived_bytes = 0
+    _invited = True
 
-    def __init__(self, connection: Door, head: RequestHead, moment: Moment) -> None:
+    def __init__(self, connection: Door, head: RequestHead, peer: Peer, arrived: float, story: Story) -> None:
         self._connection = connection
-        self.moment = moment
+        self.head = head
+        self.peer = peer
+        self.arrived = arrived
+        self.moment = story
         self.content_length = head.content_length
-        self.chunked = head.chunked
         self._arrived: list[bytes] = []
-        self._arrived_bytes = 0
-        self._left = head.content_length or 0
-        self._chunks = ChunkedReader() if head.chunked else None
-        self._invited = not head.expects_continue
-        self.received = not self._left and self._chunks is None  # the whole message has arrived
-        self.ended = self.received
-        self.fault: GatewayError | None = None
+        if head.content_length:
+            self._left = head.content_length
+        elif head.chunked:
+            self.chunked = True
+            self._chunks = ChunkedReader()
+        else:
+            self.received = self.ended = True
+        if head.expects_continue:
+            self._invited = False
 
     def feed(self, data: bytes) -> bytes:
         """Take this message's part of what was read; the rest belongs to the next one."""
-        if self.fault is not None:
-            return b""
+        rest = b""
         if self._chunks is not None:
+            if self.fault is not None:
+                return b""
             try:
-                payload = self._chunks.feed(data)
+                data = self._chunks.feed(data)
             except HeadError as error:
                 self.fault = BadRequest(f"The request body's framing is broken: {error}.")
-                payload = b""
+                data = b""
             rest = self._chunks.rest
             self.received = self._chunks.ended
         else:
-            payload, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
-            self._left -= len(payload)
-            self.received = not self._left
-        if payload:
+            left = self._left
+            if len(data) > left:
+                data, rest = data[:left], data[left:]
+            self._left = left = left - len(data)
+            if not left:
+                self.received = True
+        if data:
             self._invited = True  # it did not wait for 100 Continue
-            self._arrived.append(payload)
-            self._arrived_bytes += len(payload)
+            self._arrived.append(data)
+            self._arrived_bytes += len(data)
         elif self.received and not self._arrived:
             self.ended = True
         return rest
@@ -102,17 +106,3 @@ class CallerBody:
         if not self._invited:
             self._invited = True
             self._connection.write(CONTINUE)
-
-
-class CallerInbound:
-    """One request (``inbound.Inbound``)."""
-
-    __slots__ = ("arrived", "body", "head", "peer", "refusal", "story")
-
-    def __init__(self, head: RequestHead, body: CallerBody, peer: Peer, arrived: float, story: Story) -> None:
-        self.head = head
-        self.body = body
-        self.peer = peer
-        self.arrived = arrived
-        self.story = story
-        self.refusal: GatewayError | None = None

@@ -12,6 +12,8 @@ from gateway.wire.heads import ResponseHead
 # Methods that announce an empty body (RFC 9110 section 8.6).
 _ANNOUNCE_EMPTY = frozenset({"POST", "PUT", "PATCH"})
 
+_joined = b": ".join
+
 
 class Attempt:
     """The upload and the answer of one request; after ``headed`` the answer is read with ``take`` until ``ended``.
@@ -39,20 +41,16 @@ class Attempt:
         Raises:
             BodyTooLarge, BadRequest: what the body itself says.
         """
-        body, exchange = self._body, self._exchange
-        lines = [
-            f"{outbound.method} {outbound.target} HTTP/1.1\r\nHost: {outbound.authority}".encode("latin-1"),
-            *outbound.lines,
-            *[b": ".join(field) for field in outbound.fields],
-        ]
+        body, exchange, outline = self._body, self._exchange, outbound.outline
+        lines = [outline.beginning, *map(_joined, outbound.fields)]
         whole = body.whole
         length = body.length if whole is None else len(whole)
-        if outbound.upgrade:
+        if outline.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
         elif length is None:
             self._chunked = True
             lines.append(b"Transfer-Encoding: chunked")
-        elif length or outbound.method in _ANNOUNCE_EMPTY or outbound.announce_length:
+        elif length or outline.method in _ANNOUNCE_EMPTY or body.announced:
             lines.append(b"Content-Length: %d" % length)
         lines.append(b"\r\n")
         if whole is not None:
@@ -67,7 +65,7 @@ class Attempt:
                     first += LAST_CHUNK
         exchange.phase = Phase.WAITING if self._uploaded else Phase.SENDING
         exchange.sent_at = self.clock()
-        self.connection.start(exchange.moment, head_request=outbound.method == "HEAD", upgrade=outbound.upgrade)
+        self.connection.start(exchange.moment, head_request=outline.method == "HEAD", upgrade=outline.upgrade)
         data = b"\r\n".join(lines) + first
         if self._uploaded:
             self.connection.write_whole(data)

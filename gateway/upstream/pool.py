@@ -81,8 +81,8 @@ class Upstream:
         if attempt.released:
             return
         self.busy -= 1
-        now = self._clock()
         connection = attempt.release()
+        now = self._clock()
         if connection is None:
             if attempt.met_stale:
                 self._wary_until = now + _WARY_SECONDS

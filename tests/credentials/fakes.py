@@ -7,9 +7,10 @@ from typing import Any, cast
 from gateway.body import Body
 from gateway.credentials.base import Services
 from gateway.deadline import Deadline
-from gateway.outbound import Outbound
+from gateway.outbound import Outbound, Outline
 from gateway.refusals import Refusal, Retry
-from gateway.routes import Route, UpstreamUrl
+from gateway.routes import Match, Route, UpstreamUrl
+from gateway.wire.heads import parse_request
 
 START = 1_700_000_000.0
 NO_DEADLINE = Deadline(float("inf"))
@@ -95,23 +96,21 @@ def services(clock: Clock, refreshed: list[tuple[str, str]] | None = None, **mor
     )
 
 
-def outbound(body: FakeBody | None = None, route: str = "poetry", **changes: Any) -> Outbound:
-    values: dict[str, Any] = {
-        "method": "POST",
-        "path": "/v1/infers/S/predict",
-        "query": "a=1",
-        "authority": "h.example.com",
-        "lines": [b"Accept: */*"],
-        "fields": [(b"Via", b"1.1 gateway")],
-        "body": cast(Body, body or FakeBody(b"{}")),
-        "route": Route(
-            name=route,
-            prefix="/poetry",
-            upstream=UpstreamUrl("https", "h.example.com", 443, "h.example.com", "/v1/infers/S"),
-            credential="c",
-        ),
-    }
-    return Outbound(**(values | changes))
+def outbound(
+    body: FakeBody | None = None,
+    route: str = "poetry",
+    path: str = "/v1/infers/S/predict",
+    query: str | None = "a=1",
+    fields: tuple[bytes, ...] = (),
+    clock_skew_seconds: float = 0.0,
+) -> Outbound:
+    """A request on its way out; ``path`` and ``query`` are the upstream's, ``fields`` are lines of the caller's."""
+    target = b"/poetry" if query is None else b"/poetry?" + query.encode()
+    head = parse_request(b"\r\n".join([b"POST %b HTTP/1.1" % target, b"Host: h", b"Accept: */*", *fields]))
+    url = UpstreamUrl("https", "h.example.com", 443, "h.example.com", "/v1/infers/S")
+    match = Match(Route(name=route, prefix="/poetry", upstream=url, credential="c", signed=True), path)
+    outline = Outline(head, match, b"1.1 gateway")
+    return Outbound(outline, cast(Body, body or FakeBody(b"{}")), "id-1", clock_skew_seconds)
 
 
 def refusal(refusal_class: str, code: str = "APIG.0301", status: int = 401, *, certain: bool = True) -> Refusal:
@@ -122,4 +121,4 @@ def refusal(refusal_class: str, code: str = "APIG.0301", status: int = 401, *, c
 
 def added(request: Outbound) -> dict[str, str]:
     """What a credential added to the request's fields."""
-    return {name.decode(): value.decode() for name, value in request.fields if name != b"Via"}
+    return {name.decode(): value.decode() for name, value in request.fields if name != b"X-Request-Id"}

@@ -11,6 +11,7 @@ from gateway.config.types import CredentialSettings
 from gateway.credentials.base import Credential
 from gateway.credentials.token import Token
 from gateway.deadline import Deadline
+from gateway.outbound import Outline
 
 from .fakes import NO_DEADLINE, Clock, added, outbound, refusal, services
 
@@ -74,8 +75,8 @@ async def test_adds_what_it_owns(kind: str) -> None:
     assert set(new) <= credential.owned_headers
     assert len(new) == len(set(new))
     assert bool(new) is (kind != "none")
-    for attribute in ("method", "path", "query", "authority", "route"):
-        assert getattr(request, attribute) == getattr(untouched, attribute)
+    for attribute in Outline.__slots__:
+        assert getattr(request.outline, attribute) == getattr(untouched.outline, attribute)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,7 +39,8 @@ FLOORS = {
     "keyring": 4,
     "reload": 4,
     "tracing": 4,
-    "proxy": 5,
+    "site": 5,
+    "proxy": 6,
     # doors
     "listener": 6,
     "admin": 6,

@@ -65,10 +65,10 @@ async def hear(pieces: list[bytes]) -> Heard:
         nonlocal broken
         body = b""
         try:
-            while not inbound.body.ended:
-                body += inbound.body.take()
-                if not inbound.body.ended:
-                    await inbound.body.moment.wait()
+            while not inbound.ended:
+                body += inbound.take()
+                if not inbound.ended:
+                    await inbound.moment.wait()
             whole.append((inbound.head.method, body))
         except GatewayError:
             broken += 1

@@ -14,11 +14,12 @@ from running import InProcess, StartGateway, document, route
 from gateway.body import Body
 from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange
-from gateway.outbound import Outbound
-from gateway.routes import Connection, Route, UpstreamUrl
+from gateway.outbound import Outbound, Outline
+from gateway.routes import Connection, Match, Route, UpstreamUrl
 from gateway.story import Moment
 from gateway.upstream import Attempt, Upstream, pool
 from gateway.upstream.connection import UpstreamConnection
+from gateway.wire.heads import parse_request
 
 
 async def gateway_of(start_gateway: StartGateway, fake: FakeModelArts, **more: Any) -> InProcess:
@@ -301,12 +302,14 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Atte
         return connection
 
     async def attempt(upstream: Upstream) -> Attempt:
-        body = cast(Body, SimpleNamespace(length=0, ended=True, whole=None, take=lambda: b""))
+        body = cast(Body, SimpleNamespace(length=0, announced=False, ended=True, whole=None, take=lambda: b""))
         url = UpstreamUrl("http", "a", 80, "a", "")
-        outbound = Outbound("GET", "/", None, "a", [], [], body, Route("r", "/r", url, credential=""))
+        match = Match(Route("r", "/r", url, credential=""), "/")
+        outline = Outline(parse_request(b"GET /r HTTP/1.1\r\nHost: a"), match, b"1.1 gateway")
+        outbound = Outbound(outline, body, "id")
         moment = Moment(asyncio.get_running_loop())
         exchange = Exchange(moment, 0.0, "id", "GET", "/")
-        connection = upstream.take_idle() or await upstream.connect(outbound.route, exchange)
+        connection = upstream.take_idle() or await upstream.connect(match.route, exchange)
         return upstream.send(connection, outbound, exchange)
 
     monkeypatch.setattr(pool, "dial", connect)
