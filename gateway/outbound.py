@@ -42,6 +42,7 @@ class Outline:
             lines = [line for line in lines if line.partition(b":")[0].lower() not in without]
         came_via = block.noted.get(b"via")
         fields: Fields = [(b"Via", via if came_via is None else came_via + b", " + via)]
+        # Where exactly one came: servers and signers read a repeated one in different ways.
         stage = block.noted.get(b"x-stage")
         if stage is not None and not block.came_twice(b"x-stage"):
             fields.append((b"X-Stage", stage))

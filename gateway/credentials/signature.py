@@ -72,8 +72,7 @@ class Signature(Credential):
             self._refuse_while_held()  # before a body is received for nothing
             payload_hash = await self._payload_hash(outbound)
         self._notice_rotation()
-        if self._held_until != _NOT_HELD:
-            self._refuse_while_held()
+        self._refuse_while_held()
         content_sha256 = UNSIGNED_PAYLOAD if payload_hash == UNSIGNED_PAYLOAD else None
         x_sdk_date, authorization = self._signer.sign(
             outline.method,

@@ -108,7 +108,7 @@ class ResponseHeads:
         crossing, apart = set(map(id, fields.lines)), set(map(id, fields.forwarded))
         varying: list[_Varying] = []
         pieces: list[bytes] = []
-        since: list[bytes] = [lines[0]]  # the last value that varies
+        since: list[bytes] = [lines[0]]  # what stands between the last value that varies and here
         open_piece = False
         for at in range(1, len(lines)):
             line = lines[at]

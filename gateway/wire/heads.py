@@ -50,8 +50,9 @@ class HeadError(ValueError):
 class FieldBlock:
     """Header fields: the lines that cross, as they came, and the values we need to know.
 
-    ``lines`` are end-to-end (of answers that came often, several may stand in one), ``forwarded`` cross only where the route says so, ``noted`` maps lower-case names to
-    values (repetitions joined with a comma), ``repeated`` names those of them that came more than once.
+    ``lines`` are end-to-end, and of answers that came before several may stand in one; ``forwarded`` cross only where the
+    route says so; ``noted`` maps lower-case names to values (repetitions joined with a comma); ``repeated`` names those of
+    them that came more than once.
     """
 
     __slots__ = ("forwarded", "lines", "noted", "repeated")
