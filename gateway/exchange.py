@@ -29,7 +29,7 @@ class Ear(Protocol):
 
 
 class Exchange:
-    """What is known of one request; written by the story, read by metrics, logs and the sweep.
+    """What is known of one request; written by the story and what passes by it, read by metrics, logs and the sweep.
 
     Instants are ``time.monotonic()`` seconds (uvloop's own clock counts milliseconds only); bytes count bodies only, chunk framing left out.
     """
@@ -55,7 +55,7 @@ class Exchange:
     deadline = math.inf
     deadline_setting = "limits.deadline"
     idle_seconds = math.inf
-    moved = False  # body bytes moved since the last sweep
+    moved = False  # body bytes moved since the sweep last looked
     waits_for_caller = False  # the next thing needed is body bytes from the caller
     ear: Ear | None = None  # of an answer from 400 up
     repeated = False  # sent again after an answer that may be tried again once

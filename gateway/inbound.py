@@ -3,10 +3,11 @@
 Two small protocols. The door that makes them can be replaced without touching the story.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.errors import GatewayError
+from gateway.exchange import Exchange
 from gateway.story import Moment, Story
 from gateway.wire.heads import RequestHead
 
@@ -14,6 +15,8 @@ from gateway.wire.heads import RequestHead
 Fields = list[tuple[bytes, bytes]]
 # Header fields as they stand on the wire, one or several in each piece, without the last CR LF.
 Lines = Sequence[bytes]
+# Takes a piece of an answer's body as it is read from the upstream; false where it cannot take it now.
+Passage = Callable[[bytes], bool]
 
 
 class Peer(NamedTuple):
@@ -63,7 +66,7 @@ class Inbound(BodySource, Protocol):
 
 
 class Answer(Protocol):
-    """Where the response goes. After ``head`` there is only ``chunk``, ``flush``, ``end`` and ``cut``."""
+    """Where the response goes. After ``head`` there is only ``chunk``, ``flush``, ``passage``, ``end`` and ``cut``."""
 
     writable: bool  # false while the caller reads slower than we write; the moment wakes on change
 
@@ -80,6 +83,14 @@ class Answer(Protocol):
 
     def flush(self) -> None:
         """Send what is held back: called before the story waits."""
+        ...
+
+    def passage(self, exchange: Exchange) -> Passage:
+        """What passes chunks on while the story waits, and counts them.
+
+        For a body, so never of a ``bodiless`` response, and from the first flush behind ``head`` until ``end`` or ``cut``.
+        It goes behind what was flushed, and would go before what is held back: the story waits only behind a flush.
+        """
         ...
 
     def end(self) -> None:

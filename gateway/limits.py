@@ -14,6 +14,10 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange, Phase
 
+# Exchanges far from their limits are looked at again after so long.
+LOOK_AGAIN_SECONDS = 1.0
+_FAR_SECONDS = LOOK_AGAIN_SECONDS + 0.5  # until the next sweep, which a busy machine makes late
+_LONG_IDLE_SECONDS = 10.0  # a second of which is little
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
@@ -53,6 +57,20 @@ def passed(exchange: Exchange, now: float) -> GatewayError | None:
     elif now - exchange.idle_since >= exchange.idle_seconds:
         return _silent(exchange)
     return None
+
+
+def far(exchange: Exchange, now: float) -> bool:
+    """No limit of this exchange can pass within ``LOOK_AGAIN_SECONDS``, so that it need not be looked at before.
+
+    Said only once an answer's head is out: until then each step has a limit of its own, and an answer that has begun may
+    be dropped for another attempt, which starts at the first step again. What moves meanwhile is noted up to a second
+    late, so it is not said where silence is limited to less than ten.
+    """
+    return (
+        exchange.head_sent
+        and exchange.idle_seconds >= _LONG_IDLE_SECONDS
+        and min(exchange.deadline, exchange.idle_since + exchange.idle_seconds) - now > _FAR_SECONDS
+    )
 
 
 def _flows(exchange: Exchange) -> bool:

@@ -8,7 +8,10 @@ from fake_modelarts import Call, FakeModelArts, raw, refuses, says
 from raw_caller import Caller, ask, request_bytes
 from running import InProcess, StartGateway, document, route
 
+from gateway import limits
 from gateway.credentials.app_code import AppCode
+from gateway.errors import GatewayError
+from gateway.exchange import Exchange
 from gateway.proxy import Proxy
 
 ENVIRON = {"CODE": "code-of-the-test", "CALLER": "token-of-the-caller"}
@@ -329,6 +332,27 @@ async def test_upstream_errors_are_counted_by_class(gateway: InProcess, fake: Fa
     assert await gateway.metric('gateway_upstream_errors_total{class="model_error",route="r"}') == 1
 
 
+async def test_an_upstream_error_that_comes_in_pieces(gateway: InProcess, fake: FakeModelArts) -> None:
+    """Its code is heard wherever in the body it stands."""
+
+    pieces = (b'{"error_msg": "text", ', b'"error_code": "APIG', b'.0308"}')
+    length = sum(map(len, pieces))
+
+    async def in_pieces(call: Call) -> None:
+        await call.body()
+        await call.send(b"HTTP/1.1 429 Throttled\r\nContent-Length: %d\r\n\r\n" % length)
+        for piece in pieces:
+            await asyncio.sleep(0.05)
+            await call.send(piece)
+
+    fake.behaviour = in_pieces
+
+    reply = await gateway.ask("GET", "/r")
+
+    assert (reply.status, len(reply.body)) == (429, length)
+    assert await gateway.metric('gateway_upstream_errors_total{class="throttled",route="r"}') == 1
+
+
 async def test_unknown_methods_and_routes_have_their_own_names(gateway: InProcess, fake: FakeModelArts) -> None:
     """What callers choose never becomes a label."""
     await gateway.ask("BREW", "/r")
@@ -372,3 +396,71 @@ async def test_who_may_not_use_a_route_hears_that_first(
         refused = await gateway.ask("GET", target, {**fields, "X-API-Key": ENVIRON["CALLER"]})
         assert refused.code == "Gateway.CallerNotAllowed"
         assert allowed.status == status
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends_after", "looks"),
+    [
+        pytest.param({"idle": "20s", "deadline": "none"}, (20.0, 20.2), range(2, 6), id="silence, far off"),
+        pytest.param({"idle": "9s", "deadline": "none"}, (9.0, 9.2), range(28, 32), id="silence, soon"),
+        pytest.param({"idle": "60s", "deadline": "8s"}, (8.0, 8.1), range(2, 6), id="the deadline"),
+        pytest.param({"idle": "60s", "deadline": "4s"}, (4.0, 4.1), range(3, 16), id="the deadline, soon"),
+    ],
+)
+async def test_a_stream_far_from_its_limits_is_left_alone(
+    start_gateway: StartGateway,
+    fake: FakeModelArts,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    ends_after: tuple[float, float],
+    looks: range,
+) -> None:
+    """Thousands of them would keep the sweep busy; those that are near a limit are looked at ten times a second."""
+    fake.behaviour = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", then="stall")
+    gateway = await start_gateway(document(route("r", fake.url, limits=settings)))
+    proxy = gateway.gateway.serving.proxy
+    looked: list[float] = []
+
+    def passed(exchange: Exchange, now: float) -> GatewayError | None:
+        looked.append(now)
+        return limits_passed(exchange, now)
+
+    limits_passed = limits.passed
+    monkeypatch.setattr(limits, "passed", passed)
+
+    async with Caller(gateway.port) as caller:
+        await caller.send(request_bytes("GET", "/r"))
+        await caller.head()
+        await asyncio.sleep(0.25)  # that it moved has been seen
+        (exchange,) = proxy._live
+        began = exchange.idle_since if settings["deadline"] == "none" else exchange.arrived
+        proxy._far.clear()
+        looked.clear()
+        ended = [step / 10 for step in range(1, 230) if not exchange.expired and proxy.sweep(began + step / 10) is None]
+
+    assert ends_after[0] <= ended[-1] <= ends_after[1]
+    assert len([now for now in looked if now <= began + 3]) in looks
+
+
+async def test_a_busy_process_looks_as_often(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where sweeps come late themselves, a limit acts one of them late, not as many as fit into an ordinary second."""
+    fake.behaviour = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", then="stall")
+    gateway = await start_gateway(document(route("r", fake.url, limits={"idle": "60s", "deadline": "8s"})))
+    proxy = gateway.gateway.serving.proxy
+
+    async with Caller(gateway.port) as caller:
+        await caller.send(request_bytes("GET", "/r"))
+        await caller.head()
+        (exchange,) = proxy._live
+        ended: list[GatewayError] = []
+        monkeypatch.setattr(exchange, "expire", ended.append)
+        for before in range(10):
+            began = exchange.arrived + 100.0 * before
+            exchange.moved, exchange.deadline = True, began + 8.0
+            for now in (*([began] * before), *(began + step * 0.3 for step in range(1, 27))):
+                proxy.sweep(now)
+            assert ended == []
+            proxy.sweep(began + 27 * 0.3)
+            assert ended.pop().setting == "limits.deadline"

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from gateway.inbound import Lines
+from gateway.exchange import Exchange
+from gateway.inbound import Lines, Passage
 from gateway.wire.chunks import LAST_CHUNK, chunk
 
 _STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
@@ -86,6 +87,19 @@ class CallerAnswer:
             self.started = True
             self._connection.write_soon(self._pending)
             self._pending = []
+
+    def passage(self, exchange: Exchange) -> Passage:
+        write, chunked = self._connection.write, self._chunked
+
+        def pass_on(data: bytes) -> bool:
+            if not self.writable:
+                return False
+            write(chunk(data) if chunked else data)
+            exchange.moved = True
+            exchange.response_bytes += len(data)
+            return True
+
+        return pass_on
 
     def end(self) -> None:
         pending = self._pending

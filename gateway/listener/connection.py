@@ -160,7 +160,8 @@ class CallerConnection(asyncio.Protocol):
     # What a request's parts ask for
 
     def write(self, data: bytes) -> None:
-        self._write_held()
+        if self._held:
+            self._write_held()
         if self.transport is not None:
             self.transport.write(data)
 

@@ -7,6 +7,7 @@ from typing import cast
 
 from gateway import tcp
 from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamUnreachable
+from gateway.inbound import Passage
 from gateway.story import Moment
 from gateway.wire.alike import ResponseHeads
 from gateway.wire.chunks import ChunkedReader
@@ -21,7 +22,7 @@ _INTERIMS = 16
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """The transport's other end: collects an answer and wakes the exchange that waits for it."""
+    """The transport's other end: collects an answer and wakes the exchange that waits for it, or passes it straight on."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -41,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.head: ResponseHead | None = None
         self.fault: UpstreamFailed | None = None
         self._chunks: ChunkedReader | None = None
+        self._passage: Passage | None = None
         self.interims: list[ResponseHead] = []
         self._arrived: list[bytes] = []
         self._buffer = b""
@@ -92,6 +94,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.resume_reading()
         return data
 
+    def pass_to(self, passage: Passage) -> None:
+        """From now on, for the rest of this request, give body bytes away inside the read, and wake nobody for them.
+
+        What is not taken there is to be taken here as before, and until it has been, nothing is given away: that keeps
+        the order. Whatever comes with the body's end is to be taken here, too.
+        """
+        self._passage = passage
+
     @property
     def drained(self) -> bool:
         """The answer is complete and taken."""
@@ -118,8 +128,8 @@ class UpstreamConnection(asyncio.Protocol):
         return self.requests > 1 and isinstance(self.fault, UpstreamUnreachable)
 
     def rest(self) -> None:
-        """The request is over; what comes now, nobody asked for."""
-        self._moment = None
+        """The request is over; what comes now, nobody asked for. Nothing of its caller is kept alive by a kept connection."""
+        self._moment = self._passage = None
 
     def abort(self) -> None:
         """Close at once; what was not sent is dropped."""
@@ -204,10 +214,10 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if self.head is None:
                 self._read_heads(data)
-            elif not self.ended:
-                self._read_body(data)
-            else:
+            elif self.ended:
                 self._stray = True
+            elif self._read_body(data):
+                return
         except HeadError as error:
             self._broken(f"The upstream's response is not valid HTTP: {error}.", "http_protocol_error")
             self.closed = True
@@ -271,7 +281,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._scanned = max(0, len(buffer) - 3)
         self._buffer = buffer
 
-    def _read_body(self, data: bytes) -> None:
+    def _read_body(self, data: bytes) -> bool:
+        """True where all of it has been passed on already."""
         if self._chunks is not None:
             data = self._chunks.feed(data)
             if self._chunks.ended:
@@ -286,7 +297,9 @@ class UpstreamConnection(asyncio.Protocol):
                     self._stray = True
             self._left = left
         if not data:
-            return
+            return False
+        if self._passage is not None and not self.ended and not self._arrived and self._passage(data):
+            return True
         self._arrived.append(data)
         self._arrived_bytes += len(data)
         if (
@@ -297,3 +310,4 @@ class UpstreamConnection(asyncio.Protocol):
         ):
             self._paused = True
             self.transport.pause_reading()
+        return False

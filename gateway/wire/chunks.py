@@ -7,6 +7,7 @@ from gateway.wire.heads import HeadError, read_fields, split_lines
 
 # Sixteen hex digits are 2**64; the extension may hold what a field value may.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")
+_BARE_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _LINE_BYTES = 1024  # size and extension; real ones are a handful of bytes
 _TRAILER_BYTES = 16 * 1024
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
@@ -34,6 +35,12 @@ class ChunkedReader:
         if self._pending:
             data = self._pending + data
             self._pending = b""
+        elif not self._state:  # most reads of a stream are one whole chunk
+            bare = _BARE_SIZE_LINE.match(data)
+            if bare is not None:
+                size, at = int(bare[1], 16), bare.end()
+                if size and len(data) == at + size + 2 and data.endswith(b"\r\n"):
+                    return data[at:-2]
         payload: list[bytes] = []
         at, end = 0, len(data)
         while True:

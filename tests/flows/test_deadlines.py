@@ -145,6 +145,25 @@ async def test_slow_but_not_silent(start_gateway: StartGateway, fake: FakeModelA
     assert reply.status == 200
 
 
+async def test_an_answer_slow_but_not_silent(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """So does an answer whose events come one by one."""
+
+    async def events(call: Call) -> None:
+        await call.body()
+        await call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(8):
+            await asyncio.sleep(0.1)
+            await call.send(b"1\r\nx\r\n")
+        await call.send(b"0\r\n\r\n")
+
+    fake.behaviour = events
+    gateway = await gateway_with(start_gateway, fake.url, {"idle": "300ms"})
+
+    reply = await gateway.ask("GET", "/r")
+
+    assert reply.body == b"x" * 8
+
+
 async def test_thinking_is_not_idle(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """A model that thinks longer than ``idle`` before it answers is no broken stream."""
 

@@ -14,7 +14,10 @@ from raw_caller import Caller, CutOff, request_bytes
 from running import InProcess, StartGateway, document, route
 
 from flows.setups import environ, everything
+from gateway.listener.connection import CallerConnection
 from gateway.simulator import Simulator
+from gateway.story import Story
+from gateway.wire.chunks import ChunkedReader
 
 
 @pytest.fixture
@@ -59,6 +62,103 @@ async def test_each_event_when_it_comes(start_gateway: StartGateway, fake: FakeM
 
     assert head.get("Content-Type") == "text/event-stream"
     assert sorted(delays)[10] < 0.05
+
+
+async def test_events_pass_by_the_story(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream's request is resumed for its beginning and its end, not for each of its events."""
+    resumed = 0
+
+    def count(story: Story) -> None:
+        nonlocal resumed
+        resumed += 1
+        resume(story)
+
+    resume = Story.resume
+    monkeypatch.setattr(Story, "resume", count)
+    heard = asyncio.Semaphore(0)
+
+    async def events(call: Call) -> None:
+        await call.body()
+        await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(100):
+            await call.send(b"8\r\nevent %02d\r\n" % number)
+            await heard.acquire()
+        await call.send(b"0\r\n\r\n")
+
+    fake.behaviour = events
+    gateway = await start_gateway(document(route("r", fake.url)))
+
+    async with Caller(gateway.port) as caller, asyncio.timeout(10):
+        await caller.send(request_bytes("POST", "/r", {}, b"{}"))
+        await caller.head()
+        got = b""
+        for number in range(100):
+            while b"event %02d\r\n" % number not in got:
+                got += await caller.receive()
+            heard.release()
+        while not got.endswith(b"0\r\n\r\n"):
+            got += await caller.receive()
+
+    assert got == b"".join(b"8\r\nevent %02d\r\n" % number for number in range(100)) + b"0\r\n\r\n"
+    assert resumed < 10
+    (line,) = await gateway.access_log()
+    assert (line["outcome"], line["response_bytes"]) == ("complete", 800)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "until close"])
+async def test_a_caller_that_reads_in_fits(
+    start_gateway: StartGateway, fake: FakeModelArts, monkeypatch: pytest.MonkeyPatch, framing: str
+) -> None:
+    """However often a caller falls behind and catches up: every byte, in order."""
+    pieces = [b"%06d" % number * 4000 for number in range(800)]  # 24 kB each
+    behind = 0
+
+    def falls_behind(connection: CallerConnection) -> None:
+        nonlocal behind
+        behind += 1
+        pause_writing(connection)
+
+    pause_writing = CallerConnection.pause_writing
+    monkeypatch.setattr(CallerConnection, "pause_writing", falls_behind)
+
+    async def says(call: Call) -> None:
+        await call.body()
+        fields = {"chunked": b"Transfer-Encoding: chunked\r\n", "length": b"Content-Length: %d\r\n" % (800 * 24000)}
+        await call.send(b"HTTP/1.1 200 OK\r\n" + fields.get(framing, b"") + b"\r\n")
+        for piece in pieces:
+            await call.send(b"%x\r\n%b\r\n" % (len(piece), piece) if framing == "chunked" else piece)
+        if framing == "chunked":
+            await call.send(b"0\r\n\r\n")
+        call.writer.close()
+
+    fake.behaviour = says
+    gateway = await start_gateway(document(route("r", fake.url)))
+
+    async with Caller(gateway.port) as caller, asyncio.timeout(20):
+        await caller.send(
+            b"GET /r HTTP/1.0\r\n\r\n"
+            if framing == "until close"
+            else request_bytes("GET", "/r", {"Connection": "close"})
+        )
+        await caller.head()
+        got = bytearray()
+        while piece := await caller.receive():
+            if len(got) // 1_000_000 != (len(got) + len(piece)) // 1_000_000:
+                await asyncio.sleep(0.05)
+            got += piece
+
+    assert behind > 1
+    whole = unchunked(bytes(got)) if framing == "chunked" else bytes(got)
+    assert whole == b"".join(pieces)
+
+
+def unchunked(data: bytes) -> bytes:
+    reader = ChunkedReader()
+    payload = reader.feed(data)
+    assert reader.ended
+    return payload
 
 
 async def test_openai_sdk(gateway: InProcess) -> None:

@@ -1,6 +1,7 @@
 """What an upstream says, read off one connection: any split of the bytes reads the same."""
 
 import asyncio
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -240,3 +241,151 @@ def test_noise_is_never_a_whole_answer_by_its_split(noise: bytes, cuts: list[int
 
     data = b"HTTP/1.1 200 OK\r\n" + noise
     assert outcome(data) == outcome(*cut(data, cuts))
+
+
+class Passing:
+    """A passage that takes what it is told to take."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.takes = takes
+        self.got: list[bytes] = []
+
+    def __call__(self, data: bytes) -> bool:
+        if self.takes:
+            self.got.append(data)
+        return self.takes
+
+
+class Counting(Moment):
+    """Counts how often it was woken."""
+
+    def __init__(self) -> None:
+        loop = asyncio.new_event_loop()
+        super().__init__(loop)
+        loop.close()
+        self.count = 0
+
+    def wake(self) -> None:
+        self.count += 1
+
+
+def passing(framing: bytes, passage: Passing) -> tuple[UpstreamConnection, Counting]:
+    """A connection whose answer has begun and is passed on."""
+    moment = Counting()
+    connection = UpstreamConnection()
+    connection.connection_made(Transport())
+    connection.start(moment, head_request=False, upgrade=False)
+    connection.data_received(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
+    connection.pass_to(passage)
+    moment.count = 0
+    return connection, moment
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 9", b"X: until close"])
+def test_what_is_passed_on_wakes_nobody(framing: bytes) -> None:
+    """Pieces go to the passage from within the read; the body's end is for the exchange."""
+    passage = Passing()
+    connection, moment = passing(framing, passage)
+    framed = chunk if b"chunked" in framing else bytes
+
+    for piece in (b"one", b"two"):
+        connection.data_received(framed(piece))
+    assert (passage.got, moment.count, taken(connection)) == ([b"one", b"two"], 0, b"")
+
+    connection.data_received(framed(b"end") + (LAST_CHUNK if b"chunked" in framing else b""))
+    if b"close" in framing:
+        connection.connection_lost(None)
+    assert moment.count == 1
+    assert connection.ended
+    assert b"".join([*passage.got, taken(connection)]) == b"onetwoend"
+
+
+def test_what_is_not_taken_keeps_its_place() -> None:
+    """A passage that refused a piece gets none before that one has been taken; then it is asked again."""
+    passage = Passing(takes=False)
+    connection, moment = passing(b"Transfer-Encoding: chunked", passage)
+
+    connection.data_received(chunk(b"one"))
+    passage.takes = True
+    connection.data_received(chunk(b"two"))
+    assert (passage.got, moment.count) == ([], 2)
+
+    assert taken(connection) == b"onetwo"
+    connection.data_received(chunk(b"three"))
+    assert (passage.got, moment.count) == ([b"three"], 2)
+
+
+def test_a_slow_passage_stops_the_reading() -> None:
+    """What is not passed on counts as what nobody takes does."""
+    connection, _ = passing(b"Content-Length: 1000000", Passing(takes=False))
+
+    for _ in range(3):
+        connection.data_received(b"x" * 65536)
+
+    assert isinstance(connection.transport, Transport)
+    assert not connection.transport.reading
+
+
+def test_broken_framing_behind_what_was_passed_on() -> None:
+    """It is heard of at once, and nothing of that read is passed on."""
+    passage = Passing()
+    connection, moment = passing(b"Transfer-Encoding: chunked", passage)
+
+    connection.data_received(chunk(b"one"))
+    connection.data_received(chunk(b"two") + b"three\r\n")
+
+    assert (passage.got, moment.count) == ([b"one"], 1)
+    with pytest.raises(UpstreamFailed):
+        connection.take()
+
+
+def test_a_passage_ends_with_its_request() -> None:
+    """The next answer on the connection is not passed to the caller of the one before."""
+    passage = Passing()
+    connection, moment = passing(b"Content-Length: 3", passage)
+    connection.data_received(b"one")
+    assert taken(connection) == b"one"
+    connection.rest()
+
+    connection.start(moment, head_request=False, upgrade=False)
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+    connection.data_received(b"two")
+
+    assert passage.got == []
+    assert taken(connection) == b"two"
+
+
+def test_a_kept_connection_keeps_nothing_of_its_caller() -> None:
+    """A passage holds the caller's connection and the exchange, which end when the answer has."""
+    passage = Passing()
+    connection, _ = passing(b"Content-Length: 3", passage)
+    connection.data_received(b"one")
+    held = weakref.ref(passage)
+    del passage
+
+    connection.rest()
+
+    assert held() is None
+
+
+@given(
+    body=st.lists(st.tuples(st.binary(min_size=1, max_size=30), st.booleans(), st.booleans()), max_size=12),
+    cuts=st.lists(st.integers(0, 400), max_size=6),
+)
+def test_whatever_is_taken_where_the_order_stays(body: list[tuple[bytes, bool, bool]], cuts: list[int]) -> None:
+    """However a passage takes and refuses, and the story takes in between: every byte once, in order."""
+    passage = Passing()
+    connection, _ = passing(b"Transfer-Encoding: chunked", passage)
+    heard = passage.got
+
+    for piece, takes, story in body:
+        passage.takes = takes
+        for read in cut(chunk(piece), cuts):
+            connection.data_received(read)
+        if story:
+            heard.append(taken(connection))
+    connection.data_received(LAST_CHUNK)
+    heard.append(taken(connection))
+
+    assert b"".join(heard) == b"".join(piece for piece, _, _ in body)
+    assert connection.ended

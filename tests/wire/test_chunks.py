@@ -47,6 +47,8 @@ def test_reading(framed: bytes, payload: bytes) -> None:
         pytest.param(b"5\nhello\r\n0\r\n\r\n", id="bare LF after the size"),
         pytest.param(b"5\r\nhello\n0\r\n\r\n", id="bare LF after the data"),
         pytest.param(b"5\r\nhello0\r\n\r\n", id="no CR LF after the data"),
+        pytest.param(b"5\r\nhello\n\n", id="two LF after the data"),
+        pytest.param(b"5\r\nhello\r0", id="CR alone after the data"),
         pytest.param(b"5\r\nhello!\r\n0\r\n\r\n", id="longer than it says"),
         pytest.param(b"5 \r\nhello\r\n0\r\n\r\n", id="space after the size"),
         pytest.param(b" 5\r\nhello\r\n0\r\n\r\n", id="space before the size"),
@@ -105,3 +107,47 @@ def test_noise_reads_the_same_split_or_whole(noise: bytes, cut: int) -> None:
         return (payload, rest) if ended else None
 
     assert outcome(noise) == outcome(noise[:cut], noise[cut:])
+
+
+def lines(*styles: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(styles)
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.binary(min_size=1, max_size=40), lines("%x", "%X", "%04x", "%x;a=b"), st.integers(0, 60)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_reads_that_are_whole_chunks(pieces: list[tuple[bytes, str, int]]) -> None:
+    """Streams send a chunk at a time. Such reads, and others between them, give what the same bytes give one by one."""
+    reads = []
+    for payload, style, cut in pieces:
+        framed = (style % len(payload)).encode() + b"\r\n" + payload + b"\r\n"
+        reads += [framed] if cut >= len(framed) else [framed[:cut], framed[cut:]]
+
+    assert read(*reads, LAST_CHUNK) == (b"".join(payload for payload, _, _ in pieces), True, b"")
+
+
+def test_payload_that_looks_like_a_chunk() -> None:
+    """Where one read ends and the next begins says nothing about what the bytes are."""
+    reader = ChunkedReader()
+
+    assert reader.feed(b"a\r\n") == b""
+    assert reader.feed(b"5\r\nhello\r\n") == b"5\r\nhello\r\n"
+    with pytest.raises(HeadError, match="longer than its size"):
+        reader.feed(b"5\r\nhello\r\n")
+
+
+def test_one_read_is_one_payload() -> None:
+    """What a chunk holds is there as soon as the chunk is, and nothing of the next."""
+    reader = ChunkedReader()
+
+    assert reader.feed(b"5\r\nhello\r\n") == b"hello"
+    assert reader.feed(b"3\r\nyou\r\n1\r\n!") == b"you!"
+    assert reader.feed(b"\r\n") == b""
+    assert reader.feed(b"2\r\n\r\n\r\n") == b"\r\n"
+    assert not reader.ended
+    assert reader.feed(b"0\r\n\r\n") == b""
+    assert reader.ended
