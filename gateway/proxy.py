@@ -71,7 +71,7 @@ class Proxy:
         self._tracer = tracer
         self._live: set[Exchange] = set()
         self._far: set[Exchange] = set()  # from all their limits, when last looked at; some may have ended since
-        self._far_since = 0.0  # the first of them
+        self._far_since = 0.0  # when all were last looked at
         self._background: set[asyncio.Task[bool]] = set()
         self._now: Callable[[], float] = time.monotonic
         self._id_prefix = os.urandom(10).hex()

@@ -10,7 +10,7 @@ import aiohttp
 import openai
 import pytest
 from fake_modelarts import Call, FakeModelArts
-from raw_caller import Caller, CutOff, request_bytes
+from raw_caller import Caller, CutOff, Reply, request_bytes
 from running import InProcess, StartGateway, document, route
 
 from flows.setups import environ, everything
@@ -30,38 +30,43 @@ async def gateway(start_gateway: StartGateway, modelarts: Simulator) -> InProces
     return gateway
 
 
-async def test_each_event_when_it_comes(start_gateway: StartGateway, fake: FakeModelArts) -> None:
-    """An event has reached the caller before the upstream sends the next."""
+async def hear_one_by_one(gateway: InProcess, fake: FakeModelArts, events: list[bytes]) -> tuple[Reply, list[float]]:
+    """Have the upstream send each event once the one before has come through: the answer, framing left in its body,
+    and the seconds that each event was waited for."""
     heard = asyncio.Semaphore(0)
 
-    async def events(call: Call) -> None:
+    async def behaviour(call: Call) -> None:
         await call.body()
         await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for number in range(20):
-            event = b"data: %d\n\n" % number
+        for event in events:
             await call.send(b"%x\r\n%b\r\n" % (len(event), event))
             await heard.acquire()
         await call.send(b"0\r\n\r\n")
 
-    fake.behaviour = events
-    gateway = await start_gateway(document(route("r", fake.url)))
-    delays = []
-
+    fake.behaviour = behaviour
+    seconds = []
     async with Caller(gateway.port) as caller, asyncio.timeout(10):
         await caller.send(request_bytes("POST", "/r", {}, b"{}"))
-        head = await caller.head()
-        got = b""
-        for number in range(20):
+        reply = await caller.head()
+        for event in events:
             began = time.monotonic()
-            while b"data: %d\n\n" % number not in got:
-                got += await caller.receive()
-            delays.append(time.monotonic() - began)
+            while event not in reply.body:
+                reply.body += await caller.receive()
+            seconds.append(time.monotonic() - began)
             heard.release()
-        while not got.endswith(b"0\r\n\r\n"):
-            got += await caller.receive()
+        while not reply.body.endswith(b"0\r\n\r\n"):
+            reply.body += await caller.receive()
+    return reply, seconds
 
-    assert head.get("Content-Type") == "text/event-stream"
-    assert sorted(delays)[10] < 0.05
+
+async def test_each_event_when_it_comes(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """An event has reached the caller before the upstream sends the next."""
+    gateway = await start_gateway(document(route("r", fake.url)))
+
+    reply, seconds = await hear_one_by_one(gateway, fake, [b"data: %d\n\n" % number for number in range(20)])
+
+    assert reply.get("Content-Type") == "text/event-stream"
+    assert sorted(seconds)[10] < 0.05
 
 
 async def test_events_pass_by_the_story(
@@ -77,31 +82,12 @@ async def test_events_pass_by_the_story(
 
     resume = Story.resume
     monkeypatch.setattr(Story, "resume", count)
-    heard = asyncio.Semaphore(0)
-
-    async def events(call: Call) -> None:
-        await call.body()
-        await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for number in range(100):
-            await call.send(b"8\r\nevent %02d\r\n" % number)
-            await heard.acquire()
-        await call.send(b"0\r\n\r\n")
-
-    fake.behaviour = events
     gateway = await start_gateway(document(route("r", fake.url)))
+    events = [b"event %02d" % number for number in range(100)]
 
-    async with Caller(gateway.port) as caller, asyncio.timeout(10):
-        await caller.send(request_bytes("POST", "/r", {}, b"{}"))
-        await caller.head()
-        got = b""
-        for number in range(100):
-            while b"event %02d\r\n" % number not in got:
-                got += await caller.receive()
-            heard.release()
-        while not got.endswith(b"0\r\n\r\n"):
-            got += await caller.receive()
+    reply, _ = await hear_one_by_one(gateway, fake, events)
 
-    assert got == b"".join(b"8\r\nevent %02d\r\n" % number for number in range(100)) + b"0\r\n\r\n"
+    assert reply.body == b"".join(b"8\r\n%b\r\n" % event for event in events) + b"0\r\n\r\n"
     assert resumed < 10
     (line,) = await gateway.access_log()
     assert (line["outcome"], line["response_bytes"]) == ("complete", 800)
