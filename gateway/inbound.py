@@ -3,7 +3,7 @@
 Two small protocols. The door that makes them can be replaced without touching the story.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.errors import GatewayError
@@ -15,8 +15,6 @@ from gateway.wire.heads import RequestHead
 Fields = list[tuple[bytes, bytes]]
 # Header fields as they stand on the wire, one or several in each piece, without the last CR LF.
 Lines = Sequence[bytes]
-# Takes a piece of an answer's body as it is read from the upstream; false where it cannot take it now.
-Passage = Callable[[bytes], bool]
 
 
 class Peer(NamedTuple):
@@ -62,6 +60,18 @@ class Inbound(BodySource, Protocol):
     @property
     def moment(self) -> Story:
         """The story it runs in."""
+        ...
+
+
+class Passage(Protocol):
+    """Takes an answer's body piece by piece, as it is read from the upstream; false where it cannot take it now."""
+
+    chunked: bool  # whole chunks can be taken as they are
+
+    def take(self, data: bytes) -> bool: ...
+
+    def take_chunk(self, framed: bytes, length: int) -> bool:
+        """One chunk around ``length`` bytes, framed as ``wire.chunks.chunk`` does it."""
         ...
 
 

@@ -51,12 +51,23 @@ def passed(exchange: Exchange, now: float) -> GatewayError | None:
                 f"The upstream did not begin its answer in time (limits.first_byte of route '{exchange.route}').",
                 setting="limits.first_byte",
             )
+    elif exchange.phase == Phase.CONNECTING and now >= exchange.connect_by:
+        return unconnected(exchange.route)
     elif exchange.moved or not _flows(exchange):
         exchange.moved = False
         exchange.idle_since = now
     elif now - exchange.idle_since >= exchange.idle_seconds:
         return _silent(exchange)
     return None
+
+
+def unconnected(route: str) -> UpstreamTimeout:
+    """``limits.connect`` has passed."""
+    return UpstreamTimeout(
+        f"The upstream of route '{route}' did not accept a connection in time (limits.connect).",
+        setting="limits.connect",
+        proxy_status="connection_timeout",
+    )
 
 
 def far(exchange: Exchange, now: float) -> bool:

@@ -22,12 +22,10 @@ def state(transport: asyncio.BaseTransport) -> int | None:
         return CLOSE
 
 
-def no_delay(transport: asyncio.BaseTransport) -> None:
-    """Send small messages at once. asyncio does so by itself only for sockets that were made with a protocol number."""
-    found = transport.get_extra_info("socket")
-    if found is not None and found.family != socket.AF_UNIX:
-        with contextlib.suppress(OSError):
-            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def no_delay(listening: socket.socket) -> None:
+    """Let those that are accepted send small messages at once: they inherit it, which spares asking for each."""
+    if listening.family != socket.AF_UNIX:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def reset(transport: asyncio.WriteTransport) -> None:

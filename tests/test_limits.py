@@ -6,6 +6,7 @@ import math
 import pytest
 
 from gateway import limits
+from gateway.errors import UpstreamTimeout
 from gateway.exchange import Exchange, Phase
 from gateway.story import Moment
 
@@ -17,6 +18,18 @@ async def exchange() -> Exchange:
     exchange.phase, exchange.head_sent = Phase.ANSWERING, True
     exchange.idle_since, exchange.idle_seconds, exchange.deadline = 1000.0, 60.0, 1060.0
     return exchange
+
+
+async def test_connecting_has_a_limit_of_its_own(exchange: Exchange) -> None:
+    """It counts from when an attempt began to connect, and only until it has."""
+    exchange.phase, exchange.route, exchange.connect_by = Phase.CONNECTING, "r", 1005.0
+
+    assert limits.passed(exchange, 1004.9) is None
+    late = limits.passed(exchange, 1005.0)
+    assert isinstance(late, UpstreamTimeout)
+    assert (late.setting, late.proxy_status) == ("limits.connect", "connection_timeout")
+    exchange.phase = Phase.SENDING
+    assert limits.passed(exchange, 1005.0) is None
 
 
 async def test_an_answer_far_from_its_limits(exchange: Exchange) -> None:

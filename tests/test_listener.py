@@ -2,15 +2,21 @@
 
 import asyncio
 import random
+import socket
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+import uvloop
 from fake_modelarts import Call, FakeModelArts, says
 from raw_caller import Caller, CutOff, ask, request_bytes
 from running import InProcess, StartGateway, document, route
+
+from gateway.listener import Bounds, Listener
 
 SECONDS = 5
 
@@ -74,6 +80,35 @@ async def test_small_answers_leave_at_once(gateway: InProcess) -> None:
     two = await usual(request_bytes("GET", "/r") * 2, 2)
 
     assert two < 20 * one
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_the_kernel_gathers_no_small_writes(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Whatever protocol number the listening socket was made with, which is where asyncio looks."""
+
+    async def run() -> None:
+        listener = Listener(_nobody, _nobody, Bounds(None, None, None), asyncio.get_running_loop())
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.bind(("127.0.0.1", 0))
+        await listener.serve(sock)
+        _, writer = await asyncio.open_connection(*sock.getsockname())
+        while not listener.connections:
+            await asyncio.sleep(0.001)
+        (connection,) = listener.connections
+        assert connection.transport is not None
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        listener.stop_listening()
+        listener.abort()
+        await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+
+def _nobody(*_: object) -> Any:
+    raise AssertionError("there is no request")
 
 
 async def test_pipelined_requests_are_answered_in_order(gateway: InProcess, fake: FakeModelArts) -> None:

@@ -109,6 +109,7 @@ def _by_upstream(routes: Iterable["Route"]) -> list[list["Route"]]:
 
 
 async def _upstream(routes: list["Route"]) -> Finding:
+    from gateway.limits import unconnected
     from gateway.upstream.dial import dial, tls_context
 
     route = routes[0]
@@ -119,8 +120,10 @@ async def _upstream(routes: list["Route"]) -> Finding:
     started = loop.time()
     try:
         context = tls_context(route.connection) if route.upstream.scheme == "https" else None
-        connection = await dial(route.upstream, route.connection, context, limit, route.name)
-    except GatewayError as error:
+        async with asyncio.timeout(limit):
+            connection = await dial(route.upstream, route.connection, context)
+    except (GatewayError, TimeoutError) as reason:
+        error = reason if isinstance(reason, GatewayError) else unconnected(route.name)
         look_at = _LOOK_AT.get(error.proxy_status, "")
         return Finding(what, ok=False, message=f"{error.message} {look_at}".rstrip())
     if connection.transport is not None:

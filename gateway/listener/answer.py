@@ -89,17 +89,7 @@ class CallerAnswer:
             self._pending = []
 
     def passage(self, exchange: Exchange) -> Passage:
-        write, chunked = self._connection.write, self._chunked
-
-        def pass_on(data: bytes) -> bool:
-            if not self.writable:
-                return False
-            write(chunk(data) if chunked else data)
-            exchange.moved = True
-            exchange.response_bytes += len(data)
-            return True
-
-        return pass_on
+        return CallerPassage(self._connection, exchange, chunked=self._chunked)
 
     def end(self) -> None:
         pending = self._pending
@@ -123,6 +113,30 @@ class CallerAnswer:
         head = [b"HTTP/1.1 101 " + reason, *lines, b"Connection: Upgrade", b"Upgrade: websocket", b"\r\n"]
         self.started = True
         return self._connection.open_tunnel(b"\r\n".join(head))
+
+
+class CallerPassage:
+    """Past the story, and counted (``inbound.Passage``)."""
+
+    __slots__ = ("_connection", "_exchange", "chunked")
+
+    def __init__(self, connection: Door, exchange: Exchange, *, chunked: bool) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self.chunked = chunked
+
+    def take(self, data: bytes) -> bool:
+        return self.take_chunk(chunk(data) if self.chunked else data, len(data))
+
+    def take_chunk(self, framed: bytes, length: int) -> bool:
+        connection = self._connection
+        if not connection.writable:
+            return False
+        connection.write(framed)
+        exchange = self._exchange
+        exchange.moved = True
+        exchange.response_bytes += length
+        return True
 
 
 class CallerTunnel:

@@ -86,7 +86,6 @@ class CallerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses
         self._tls = transport.get_extra_info("sslcontext") is not None
-        tcp.no_delay(transport)
         self._peer = _peer(transport)
         self._listener.connections.add(self)
 

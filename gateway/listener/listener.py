@@ -6,6 +6,7 @@ import socket
 import ssl
 from typing import Any
 
+from gateway import tcp
 from gateway.listener.bounds import Bounds
 from gateway.listener.connection import CallerConnection, Refused, Telling
 from gateway.story import Stories
@@ -41,6 +42,7 @@ class Listener:
 
     async def serve(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> asyncio.AbstractServer:
         """Accept connections on a bound socket, until ``stop``."""
+        tcp.no_delay(sock)
         own = sock.dup()
         # asyncio takes its backlog for the number of connections to accept in one go as well, and goes through all of
         # it, an error logged each time, when no file descriptor is left. So it gets a small one, the kernel a large one.

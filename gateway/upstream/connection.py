@@ -283,11 +283,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_body(self, data: bytes) -> bool:
         """True where all of it has been passed on already."""
-        if self._chunks is not None:
-            data = self._chunks.feed(data)
-            if self._chunks.ended:
+        chunks, passage = self._chunks, None if self._arrived else self._passage
+        if chunks is not None:
+            if passage is not None and passage.chunked:
+                length = chunks.whole(data)
+                if length and passage.take_chunk(data, length):
+                    return True
+            data = chunks.feed(data)
+            if chunks.ended:
                 self.ended = True
-                self._stray = bool(self._chunks.rest)
+                self._stray = bool(chunks.rest)
         elif self._left:
             left = self._left - len(data)
             if left <= 0:
@@ -298,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._left = left
         if not data:
             return False
-        if self._passage is not None and not self.ended and not self._arrived and self._passage(data):
+        if passage is not None and not self.ended and passage.take(data):
             return True
         self._arrived.append(data)
         self._arrived_bytes += len(data)

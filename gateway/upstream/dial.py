@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 
-from gateway.errors import Overloaded, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import Overloaded, UpstreamFailed, UpstreamUnreachable
 from gateway.routes import Connection, UpstreamUrl
 from gateway.story import Moment
 from gateway.upstream.connection import UpstreamConnection
@@ -16,6 +16,8 @@ from gateway.upstream.resolve import Address, Resolver
 # RFC 8305 section 8: the next address is tried when the one before has been silent this long.
 _NEXT_ADDRESS_SECONDS = 0.25
 _PROXY_HEAD_BYTES = 16 * 1024
+_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR})
+_CONNECTED = frozenset({0, errno.EISCONN})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 # One for the process: what is bounded is its threads, and what is asked for is the same whoever asks.
@@ -53,38 +55,13 @@ def tls_context(connection: Connection) -> ResumingContext:
     return context
 
 
-async def dial(
-    url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None, timeout_seconds: float | None, route: str
-) -> UpstreamConnection:
-    """Connect, through the proxy if there is one, and shake hands, all within ``timeout_seconds``.
+async def dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None) -> UpstreamConnection:
+    """Connect, through the proxy if there is one, and shake hands; whoever waits no longer cancels it.
 
     Raises:
         UpstreamUnreachable: DNS, refused, lost, TLS; nothing was sent.
-        UpstreamTimeout: ``limits.connect`` passed.
         Overloaded: this process has no file descriptors left.
     """
-    dialling = asyncio.create_task(_in_time(url, connection, context, timeout_seconds), name="upstream-dial")
-    try:
-        return await dialling
-    except asyncio.CancelledError:
-        dialling.add_done_callback(_close_late)
-        raise
-    except TimeoutError as error:
-        raise UpstreamTimeout(
-            f"The upstream of route '{route}' did not accept a connection in time (limits.connect).",
-            setting="limits.connect",
-            proxy_status="connection_timeout",
-        ) from error
-
-
-async def _in_time(
-    url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None, seconds: float | None
-) -> UpstreamConnection:
-    async with asyncio.timeout(seconds):
-        return await _dial(url, connection, context)
-
-
-async def _dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None) -> UpstreamConnection:
     loop = asyncio.get_running_loop()
     host, port = connection.proxy or connection.address or (url.host, url.port)
     sock = await _connect(host, port)
@@ -116,13 +93,12 @@ async def _connect(host: str, port: int) -> socket.socket:
         found = await _resolver.resolve(host, port)
     except (OSError, ValueError) as error:
         raise _unreachable("The upstream's name could not be resolved.", "dns_error") from error
-    addresses = _interleave(found)
-    if len(addresses) == 1:
+    if len(found) == 1:
         try:
-            return await _connect_one(*addresses[0])
+            return await _connect_one(*found[0])
         except OSError as error:
             raise _refused(error) from error
-    return await _race(addresses)
+    return await _race(_interleave(found))
 
 
 def _interleave(addresses: list[Address]) -> list[Address]:
@@ -148,10 +124,12 @@ async def _connect_one(family: int, address: tuple[object, ...]) -> socket.socke
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex(address)
-        if code in {errno.EINPROGRESS, errno.EINTR}:  # under way
+        if code in _UNDER_WAY:
+            code = sock.connect_ex(address)  # to this machine it is done by now; asked once more, connect(2) tells
+        if code in _UNDER_WAY:
             await _writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
+        if code not in _CONNECTED:
             raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
@@ -206,7 +184,7 @@ async def _race(addresses: list[Address]) -> socket.socket:
     raise _refused(last) from last
 
 
-def _close_late(task: asyncio.Task[socket.socket] | asyncio.Task[UpstreamConnection]) -> None:
+def _close_late(task: asyncio.Task[socket.socket]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
 

@@ -1,5 +1,6 @@
 """Kept connections, per upstream: used last first, closed when idle long, when old, or when they spoke unasked."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +48,9 @@ class Upstream:
     async def connect(self, route: Route, exchange: Exchange) -> UpstreamConnection:
         """A new connection; see ``dial`` for what may go wrong."""
         exchange.phase = Phase.CONNECTING
-        connection = await dial(self.url, self._connection, self._context, route.limits.connect_seconds, route.name)
+        seconds = route.limits.connect_seconds
+        exchange.connect_by = math.inf if seconds is None else self._clock() + seconds
+        connection = await dial(self.url, self._connection, self._context)
         if connection.gone:  # in the turns of the loop since it was opened; nobody would hear of it any more
             connection.abort()
             raise UpstreamUnreachable(

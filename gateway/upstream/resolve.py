@@ -35,17 +35,15 @@ class Resolver:
         self._kept: dict[str, tuple[float, list[Address]]] = {}  # until when, and what
 
     async def resolve(self, host: str, port: int) -> list[Address]:
-        """The addresses of ``host``, at least one, in the resolver's order; of an IP address, itself, at once.
+        """The addresses of ``host``, at least one, in the resolver's order; of an IP address, itself, asking nobody.
 
         Raises:
             OSError: the name has no address, or nobody can be asked.
             ValueError: the name cannot be one (IDNA).
         """
-        found = _literal(host)
-        if found is None:
-            # Cancelling one who waits does not cancel the look-up: it is running, as far as its future knows.
-            known = self._known(host)
-            found = known if isinstance(known, list) else await asyncio.wrap_future(known)
+        # Cancelling one who waits does not cancel the look-up: it is running, as far as its future knows.
+        known = self._known(host)
+        found = known if isinstance(known, list) else await asyncio.wrap_future(known)
         return [(family, (address[0], port, *address[2:])) for family, address in found]
 
     def _known(self, host: str) -> "list[Address] | Future[list[Address]]":
@@ -57,12 +55,21 @@ class Resolver:
             look_up = self._asked.get(host)
             if look_up is not None:
                 return look_up
+            literal = _literal(host)
+            if literal is not None:
+                self._keep(host, literal)
+                return literal
             if self._running < self._most:
                 self._add_thread()
             look_up = self._asked[host] = Future()
             look_up.set_running_or_notify_cancel()
             self._line.append(host)
             return look_up
+
+    def _keep(self, host: str, found: list[Address]) -> None:
+        now = self._clock()
+        self._kept = {name: kept for name, kept in self._kept.items() if now < kept[0]}
+        self._kept[host] = (now + _KEPT_SECONDS, found)
 
     def _add_thread(self) -> None:
         try:
@@ -88,10 +95,8 @@ class Resolver:
             except (OSError, ValueError) as error:
                 failure = error
             with self._lock:
-                now = self._clock()
-                self._kept = {name: kept for name, kept in self._kept.items() if now < kept[0]}
                 if found:
-                    self._kept[host] = (now + _KEPT_SECONDS, found)
+                    self._keep(host, found)
                 look_up = self._asked.pop(host)
             if failure is None:
                 look_up.set_result(found)

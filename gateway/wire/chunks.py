@@ -7,7 +7,7 @@ from gateway.wire.heads import HeadError, read_fields, split_lines
 
 # Sixteen hex digits are 2**64; the extension may hold what a field value may.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")
-_BARE_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
+_SHORT_BYTES = 2048  # of a chunk whose size line is looked up
 _LINE_BYTES = 1024  # size and extension; real ones are a handful of bytes
 _TRAILER_BYTES = 16 * 1024
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
@@ -26,6 +26,18 @@ class ChunkedReader:
         self.ended = False
         self.rest = b""
 
+    def whole(self, data: bytes) -> int:
+        """How long the payload is where these bytes are one chunk and nothing else, as ``chunk`` writes it; else 0.
+
+        Most reads of a stream are. Long ones are not looked at: they cost little for their length anyway.
+        """
+        if self._state or self._pending or len(data) >= _SHORT_BYTES:
+            return 0
+        size_line = _SIZE_LINES[len(data)]
+        if size_line and data.startswith(size_line) and data.endswith(b"\r\n"):
+            return len(data) - len(size_line) - 2
+        return 0
+
     def feed(self, data: bytes) -> bytes:
         """The payload in these bytes, possibly none.
 
@@ -35,12 +47,8 @@ class ChunkedReader:
         if self._pending:
             data = self._pending + data
             self._pending = b""
-        elif not self._state:  # most reads of a stream are one whole chunk
-            bare = _BARE_SIZE_LINE.match(data)
-            if bare is not None:
-                size, at = int(bare[1], 16), bare.end()
-                if size and len(data) == at + size + 2 and data.endswith(b"\r\n"):
-                    return data[at:-2]
+        elif length := self.whole(data):
+            return data[-2 - length : -2]
         payload: list[bytes] = []
         at, end = 0, len(data)
         while True:
@@ -109,4 +117,15 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def _size_line(total_bytes: int) -> bytes:
+    """What a chunk of so many bytes, framing included, begins with as ``chunk`` writes it; empty where none is so long."""
+    for digits in range(1, 4):
+        length = total_bytes - digits - 4
+        line = b"%x\r\n" % length if length > 0 else b""
+        if len(line) == digits + 2:
+            return line
+    return b""
+
+
+_SIZE_LINES = tuple(map(_size_line, range(_SHORT_BYTES)))
 LAST_CHUNK = b"0\r\n\r\n"

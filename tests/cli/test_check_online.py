@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,27 @@ from .command import run
 
 
 async def checked(
-    simulator: Simulator, folder: Path, credential: dict[str, Any], family: str = "v1_iam", **environ: str
+    simulator: Simulator,
+    folder: Path,
+    credential: dict[str, Any],
+    family: str = "v1_iam",
+    *,
+    limits: dict[str, Any] | None = None,
+    **environ: str,
 ) -> tuple[int, str]:
     """Exit status and everything that was found, of a configuration with one route."""
     known = {name.upper(): value for name, value in simulator.credentials.items()} | environ
     document = {
         "credentials": {"mine": credential},
-        "routes": [{"name": "r", "path": "/r", "upstream": simulator.urls[family], "credential": "mine"}],
+        "routes": [
+            {
+                "name": "r",
+                "path": "/r",
+                "upstream": simulator.urls[family],
+                "credential": "mine",
+                "limits": limits or {},
+            }
+        ],
     }
     path = folder / "gateway.yaml"
     path.write_text(yaml.safe_dump(document))
@@ -155,6 +170,18 @@ async def test_no_connection(modelarts: Simulator, tmp_path: Path, url: str, say
     assert status == 1
     for words in says:
         assert words in text
+
+
+async def test_an_upstream_that_says_nothing(modelarts: Simulator, tmp_path: Path) -> None:
+    """Looking ends with the route's own limit for connecting, which is named."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel connects, and nobody shakes hands
+        modelarts.urls["silent"] = f"https://127.0.0.1:{silent.getsockname()[1]}/v1/infers/x"
+
+        status, text = await checked(modelarts, tmp_path, AKSK, "silent", limits={"connect": "200ms"})
+
+    assert status == 1
+    assert "did not accept a connection in time (limits.connect)" in text
+    assert "firewall" in text
 
 
 async def test_an_upstream_that_is_a_host_alone(modelarts: Simulator, tmp_path: Path) -> None:

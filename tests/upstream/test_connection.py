@@ -246,14 +246,24 @@ def test_noise_is_never_a_whole_answer_by_its_split(noise: bytes, cuts: list[int
 class Passing:
     """A passage that takes what it is told to take."""
 
-    def __init__(self, *, takes: bool = True) -> None:
+    def __init__(self, *, takes: bool = True, chunked: bool = True) -> None:
         self.takes = takes
+        self.chunked = chunked
         self.got: list[bytes] = []
+        self.framed: list[bytes] = []  # of it, what came as a chunk
 
-    def __call__(self, data: bytes) -> bool:
+    def take(self, data: bytes) -> bool:
         if self.takes:
             self.got.append(data)
         return self.takes
+
+    def take_chunk(self, framed: bytes, length: int) -> bool:
+        assert self.chunked
+        payload = framed[-length - 2 : -2]
+        assert framed == chunk(payload)
+        if self.takes:
+            self.framed.append(framed)
+        return self.take(payload)
 
 
 class Counting(Moment):
@@ -300,9 +310,30 @@ def test_what_is_passed_on_wakes_nobody(framing: bytes) -> None:
     assert b"".join([*passage.got, taken(connection)]) == b"onetwoend"
 
 
-def test_what_is_not_taken_keeps_its_place() -> None:
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "HTTP/1.0"])
+def test_a_chunk_like_ours_is_passed_on_as_it_is(chunked: bool) -> None:
+    """To a caller whose answer is chunked; any other read loses its framing, and is framed anew."""
+    passage = Passing(chunked=chunked)
+    connection, moment = passing(b"Transfer-Encoding: chunked", passage)
+    whole, others = chunk(b"x" * 26), [b"1A", b"001a", b"1a;name=value"]
+
+    connection.data_received(whole)
+    for size in others:
+        connection.data_received(size + whole[2:])
+    connection.data_received(whole + whole)
+    connection.data_received(whole[:9])
+    connection.data_received(whole[9:])
+    connection.data_received(whole)
+
+    assert b"".join(passage.got) == b"x" * 26 * (len(others) + 5)
+    assert passage.framed == [whole, whole] * chunked
+    assert moment.count == 0
+
+
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "HTTP/1.0"])
+def test_what_is_not_taken_keeps_its_place(chunked: bool) -> None:
     """A passage that refused a piece gets none before that one has been taken; then it is asked again."""
-    passage = Passing(takes=False)
+    passage = Passing(takes=False, chunked=chunked)
     connection, moment = passing(b"Transfer-Encoding: chunked", passage)
 
     connection.data_received(chunk(b"one"))
@@ -371,10 +402,13 @@ def test_a_kept_connection_keeps_nothing_of_its_caller() -> None:
 @given(
     body=st.lists(st.tuples(st.binary(min_size=1, max_size=30), st.booleans(), st.booleans()), max_size=12),
     cuts=st.lists(st.integers(0, 400), max_size=6),
+    chunked=st.booleans(),
 )
-def test_whatever_is_taken_where_the_order_stays(body: list[tuple[bytes, bool, bool]], cuts: list[int]) -> None:
+def test_whatever_is_taken_where_the_order_stays(
+    body: list[tuple[bytes, bool, bool]], cuts: list[int], chunked: bool
+) -> None:
     """However a passage takes and refuses, and the story takes in between: every byte once, in order."""
-    passage = Passing()
+    passage = Passing(chunked=chunked)
     connection, _ = passing(b"Transfer-Encoding: chunked", passage)
     heard = passage.got
 

@@ -1,6 +1,7 @@
 """How an upstream is reached, and what each way of not reaching it is called."""
 
 import asyncio
+import contextlib
 import datetime
 import errno
 import socket
@@ -118,11 +119,43 @@ async def test_connecting_to_an_address_needs_none_of_the_loops_threads(fake: Fa
     loop.set_default_executor(ThreadPoolExecutor(1))
     occupied = loop.run_in_executor(None, until_the_end.wait)
     try:
-        connection = await dial(UpstreamUrl("http", "127.0.0.1", fake.port, "a", ""), Connection(), None, 2, "poetry")
+        connection = await dial(UpstreamUrl("http", "127.0.0.1", fake.port, "a", ""), Connection(), None)
         connection.abort()
     finally:
         until_the_end.set()
         await occupied
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("listens", [True, False], ids=["accepts", "stops listening"])
+def test_an_upstream_that_takes_its_time(new_loop: Callable[[], asyncio.AbstractEventLoop], listens: bool) -> None:
+    """Its queue is full, so that the kernel has to knock again, a second later: the connection comes then, or the refusal."""
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+    with full, contextlib.ExitStack() as others:
+        address = full.getsockname()
+        others.enter_context(socket.create_connection(address))
+
+        async def connect() -> None:
+            dialling = asyncio.create_task(dial(UpstreamUrl("http", *address, "a", ""), Connection(), None))
+            await asyncio.sleep(0.1)
+            assert not dialling.done()
+            if listens:
+                others.enter_context(full.accept()[0])
+            else:
+                full.close()
+            async with asyncio.timeout(10):
+                connection = await dialling
+            assert connection.alive()
+            connection.abort()
+            await asyncio.sleep(0)
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            if listens:
+                runner.run(connect())
+            else:
+                with pytest.raises(UpstreamUnreachable) as raised:
+                    runner.run(connect())
+                assert raised.value.proxy_status == "connection_refused"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +181,7 @@ async def test_a_connection_that_fails_while_it_is_opened(
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fails)
 
     with pytest.raises(UpstreamUnreachable) as raised:
-        await dial(UpstreamUrl("http", "127.0.0.1", fake.port, "a", ""), Connection(), None, 2, "poetry")
+        await dial(UpstreamUrl("http", "127.0.0.1", fake.port, "a", ""), Connection(), None)
 
     assert raised.value.proxy_status == proxy_error
     assert [sock.fileno() for sock in sockets] == [-1]
@@ -185,7 +218,7 @@ def test_a_tls_stream_that_somebody_else_may_have_ended(
     async def ask(cut: Cut) -> UpstreamConnection:
         reached = Connection(address=("127.0.0.1", cut.port), ca=str(tmp_path / "ca.pem"))
         url = UpstreamUrl("https", "up.example.com", 443, "up.example.com", "")
-        connection = await dial(url, reached, tls_context(reached), 5, "poetry")
+        connection = await dial(url, reached, tls_context(reached))
         moment = Moment(asyncio.get_running_loop())
         connection.start(moment, head_request=False, upgrade=False)
         connection.write(b"GET / HTTP/1.1\r\nHost: up.example.com\r\n\r\n")
@@ -417,7 +450,7 @@ async def test_a_story_that_ends_while_dialling_leaves_no_connection() -> None:
     dialled: list[UpstreamConnection] = []
 
     async def tell() -> None:
-        dialled.append(await dial(url, Connection(), None, 5, "poetry"))
+        dialled.append(await dial(url, Connection(), None))
 
     for turns in range(24):
         story = Story(stories)
@@ -460,7 +493,7 @@ def test_a_caller_that_leaves_as_the_handshake_ends_harms_no_other_connection(
             reached = Connection(address=("127.0.0.1", fake.port), ca=str(tmp_path / "ca.pem"))
             url = UpstreamUrl("https", "up.example.com", 443, "up.example.com", "")
             for _ in range(3):
-                dialling.append(asyncio.create_task(dial(url, reached, tls_context(reached), 5, "poetry")))
+                dialling.append(asyncio.create_task(dial(url, reached, tls_context(reached))))
                 await asyncio.wait(dialling[-1:])
             assert [task.cancelled() for task in dialling] == [True, False, False]
             for task in dialling[1:]:

@@ -36,7 +36,7 @@ async def test_a_second_connection_resumes_the_first_ones_session(tmp_path: Path
     context = tls_context(reached)
 
     for _ in range(2):
-        connection = await dial(url, reached, context, 5, "poetry")
+        connection = await dial(url, reached, context)
         moment = Moment(asyncio.get_running_loop())
         connection.start(moment, head_request=False, upgrade=False)
         connection.write(b"GET / HTTP/1.1\r\nHost: models.test\r\n\r\n")

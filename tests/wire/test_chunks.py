@@ -130,6 +130,43 @@ def test_reads_that_are_whole_chunks(pieces: list[tuple[bytes, str, int]]) -> No
     assert read(*reads, LAST_CHUNK) == (b"".join(payload for payload, _, _ in pieces), True, b"")
 
 
+def test_a_chunk_as_we_write_it() -> None:
+    """It is known as one by its two ends and its length, unless it is long."""
+    for length in range(1, 2100):
+        framed = chunk(b"x" * length)
+        size = framed[: -length - 4]
+        assert ChunkedReader().whole(framed) == (length if len(framed) < 2048 else 0)
+        for other in (
+            framed[:-1],
+            framed[1:],
+            framed + b"x",
+            b"0" + framed,
+            framed[:-2] + b"xx",
+            size + b";x" + framed[len(size) :],
+            size + b"\n" + framed[len(size) + 2 :],
+        ):
+            assert ChunkedReader().whole(other) == 0
+    for other in (b"", b"\r\n", b"1\r\n\r\n", LAST_CHUNK, b"A\r\n0123456789\r\n", b"-1\r\nxx\r\n"):
+        assert ChunkedReader().whole(other) == 0
+
+
+@given(st.binary(max_size=40))
+def test_nothing_else_is_one(noise: bytes) -> None:
+    """What is taken for a chunk of ours is one, to the byte."""
+    for data in (noise, b"%x\r\n" % len(noise) + noise, noise + b"\r\n", chunk(noise)):
+        length = ChunkedReader().whole(data)
+        assert not length or data == chunk(data[-length - 2 : -2])
+
+
+@pytest.mark.parametrize("before", [b"5", b"5\r\nhel", b"5\r\nhello\r", b"0\r\n"])
+def test_what_looks_like_one_within_another(before: bytes) -> None:
+    """Only between chunks can one begin."""
+    reader = ChunkedReader()
+    reader.feed(before)
+
+    assert reader.whole(chunk(b"lo")) == 0
+
+
 def test_payload_that_looks_like_a_chunk() -> None:
     """Where one read ends and the next begins says nothing about what the bytes are."""
     reader = ChunkedReader()
