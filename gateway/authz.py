@@ -44,7 +44,7 @@ from gateway.reload import ConfigFile
 from gateway.routes import RouteTable, check_method
 from gateway.serving import pause_before_reading_again, watched
 from gateway.story import Moment
-from gateway.wire.heads import parse_request
+from gateway.wire.request_head import parse_request
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ refused, and a route without ``cors`` refuses every ``Origin``.
 
 from gateway.errors import OriginNotAllowed
 from gateway.routes import Route
-from gateway.wire.heads import RequestHead
+from gateway.wire.request_head import RequestHead
 
 _EXPOSED = b"X-Request-Id, X-Gateway-Request-Id, Retry-After, Proxy-Status"
 

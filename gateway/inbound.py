@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.story import Moment, Story
-from gateway.wire.heads import RequestHead
+from gateway.wire.request_head import RequestHead
 
 # Header fields as pairs of name and value, in order, repetitions kept.
 Fields = list[tuple[bytes, bytes]]

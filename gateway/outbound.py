@@ -6,7 +6,7 @@ from gateway import paths
 from gateway.body import Body
 from gateway.inbound import Fields
 from gateway.routes import Match
-from gateway.wire.heads import RequestHead
+from gateway.wire.request_head import RequestHead
 
 
 class Outline:

@@ -30,7 +30,8 @@ from gateway.refusals import Refusal
 from gateway.site import Place, Plan, Site
 from gateway.story import Moment
 from gateway.upstream import Attempt
-from gateway.wire.heads import RequestHead, ResponseHead
+from gateway.wire.request_head import RequestHead
+from gateway.wire.response_head import ResponseHead
 
 log = logging.getLogger(__name__)
 

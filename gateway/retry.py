@@ -13,7 +13,7 @@ from gateway.errors import UpstreamUnreachable
 from gateway.exchange import Exchange
 from gateway.outbound import Outbound
 from gateway.refusals import Refusal, Retry, classify, server_time
-from gateway.wire.heads import ResponseHead
+from gateway.wire.response_head import ResponseHead
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from gateway.inbound import Lines
 from gateway.outbound import Outline
 from gateway.routes import Route, RouteTable, check_method
 from gateway.upstream import Upstream
-from gateway.wire.heads import RequestHead
+from gateway.wire.request_head import RequestHead
 
 if TYPE_CHECKING:
     from gateway.config import Caller
 
-# As many as heads are remembered (wire.heads): callers choose them.
+# As many as heads are remembered (wire.request_head): callers choose them.
 _REMEMBERED_PLANS = 512
 
 

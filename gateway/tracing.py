@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.exchange import Exchange, Phase
 from gateway.story import Moment
-from gateway.wire.heads import RequestHead
+from gateway.wire.request_head import RequestHead
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

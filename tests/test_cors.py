@@ -7,7 +7,7 @@ import pytest
 from gateway import cors
 from gateway.errors import OriginNotAllowed
 from gateway.routes import Cors, Route, UpstreamUrl
-from gateway.wire.heads import RequestHead, parse_request
+from gateway.wire.request_head import RequestHead, parse_request
 
 CONSOLE = "https://console.example.com"
 

@@ -8,7 +8,7 @@ from gateway.body import Body
 from gateway.errors import BadPath
 from gateway.outbound import Outbound, Outline
 from gateway.routes import Match, Route, UpstreamUrl
-from gateway.wire.heads import parse_request
+from gateway.wire.request_head import parse_request
 
 URL = UpstreamUrl("https", "up.example.com", 8443, "up.example.com:8443", "/v1/infers/S")
 BODY = cast(Body, object())  # only handed on

@@ -17,7 +17,9 @@ from gateway.refusals import Retry as Cure
 from gateway.retry import ClockWatch
 from gateway.routes import Match, Retry, Route, UpstreamUrl
 from gateway.story import Moment
-from gateway.wire.heads import ResponseHead, parse_request, parse_response
+from gateway.wire.fields import split_lines
+from gateway.wire.request_head import parse_request
+from gateway.wire.response_head import ResponseHead, read_response
 
 NOW = 1_700_000_000.0
 NO_DEADLINE = Deadline(float("inf"))
@@ -45,7 +47,7 @@ def exchange(attempts: int = 1, deadline: float = float("inf")) -> Exchange:
 
 
 def answer(status: int, *fields: str) -> ResponseHead:
-    return parse_response("\r\n".join([f"HTTP/1.1 {status} X", *fields]).encode(), to_head_request=False)
+    return read_response(split_lines("\r\n".join([f"HTTP/1.1 {status} X", *fields]).encode()), to_head_request=False)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_a_clock_that_is_set_right_again() -> None:
 def test_dates_that_are_none(date: str) -> None:
     """What is no date says nothing."""
     skew = Skew()
-    head = parse_response(f"HTTP/1.1 200 OK\r\nDate: {date}".encode("latin-1"), to_head_request=False)
+    head = read_response(split_lines(f"HTTP/1.1 200 OK\r\nDate: {date}".encode("latin-1")), to_head_request=False)
 
     assert ClockWatch(skew, lambda: NOW).heard(head) is False
     assert skew.clock_skew_seconds == 0.0

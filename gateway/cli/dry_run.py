@@ -31,7 +31,7 @@ from gateway.outbound import Outbound, Outline
 from gateway.routes import Route, RouteTable, check_method
 from gateway.story import Moment
 from gateway.upstream import Attempt
-from gateway.wire.heads import RequestHead, parse_request
+from gateway.wire.request_head import RequestHead, parse_request
 
 if TYPE_CHECKING:
     from gateway.config import Config

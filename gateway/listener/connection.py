@@ -24,7 +24,7 @@ from gateway.listener.answer import CallerAnswer, CallerTunnel
 from gateway.listener.bounds import Bounds
 from gateway.listener.request import CONTINUE, CallerInbound
 from gateway.story import Stories, Story
-from gateway.wire.heads import RequestHead, parse_request
+from gateway.wire.request_head import RequestHead, parse_request
 
 Telling = Callable[[Inbound, Answer], Coroutine[Any, Any, None]]  # how a request is answered
 Refused = Callable[[GatewayError, str], str]  # told of what never became a request, and by whom; gives the request id

@@ -6,7 +6,8 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.inbound import Peer
 from gateway.story import Story
 from gateway.wire.chunks import ChunkedReader
-from gateway.wire.heads import HeadError, RequestHead
+from gateway.wire.fields import HeadError
+from gateway.wire.request_head import RequestHead
 
 # Body bytes held for a story that has not taken them; above it, reading stops.
 _HIGH_WATER_BYTES = 64 * 1024

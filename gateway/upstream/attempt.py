@@ -7,7 +7,7 @@ from gateway.inbound import Answer
 from gateway.outbound import Outbound
 from gateway.upstream.connection import UpstreamConnection
 from gateway.wire.chunks import LAST_CHUNK, chunk
-from gateway.wire.heads import ResponseHead
+from gateway.wire.response_head import ResponseHead
 
 # Methods that announce an empty body (RFC 9110 section 8.6).
 _ANNOUNCE_EMPTY = frozenset({"POST", "PUT", "PATCH"})

@@ -11,7 +11,8 @@ from gateway.inbound import Passage
 from gateway.story import Moment
 from gateway.wire.alike import ResponseHeads
 from gateway.wire.chunks import ChunkedReader
-from gateway.wire.heads import HeadError, ResponseHead
+from gateway.wire.fields import HeadError
+from gateway.wire.response_head import ResponseHead
 
 # APIG's own bound for all request headers is 128 KB (API Gateway, "Notes and Constraints"); answers get the same.
 _HEAD_BYTES = 128 * 1024

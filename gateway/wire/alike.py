@@ -5,15 +5,8 @@ from copy import copy
 from typing import Final, NamedTuple
 
 from gateway.headers import Kind
-from gateway.wire.heads import (
-    IN_LINES,
-    RESPONSE_NAMES,
-    FieldBlock,
-    ResponseHead,
-    announced_length,
-    read_response,
-    split_lines,
-)
+from gateway.wire.fields import IN_LINES, FieldBlock, split_lines
+from gateway.wire.response_head import RESPONSE_NAMES, ResponseHead, announced_length, read_response
 
 # The framing of an answer follows from these and its Content-Length: where one of them differs, all is read anew.
 _NEVER_VARY: Final = frozenset({b"connection", b"transfer-encoding"})
@@ -51,7 +44,7 @@ class ResponseHeads:
         self._sized_anew = False  # a Content-Length is among what varies
 
     def parse(self, head: bytes, *, to_head_request: bool) -> ResponseHead:
-        """``heads.parse_response``. What it gives may be shared: it is not to be changed."""
+        """What the head says (``read_response``). What it gives may be shared: it is not to be changed."""
         if self._end is not None and not to_head_request:
             alike = self._read_varying(head)
             if alike is not None:

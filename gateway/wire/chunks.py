@@ -3,7 +3,7 @@
 import re
 
 from gateway.headers import Names
-from gateway.wire.heads import HeadError, read_fields, split_lines
+from gateway.wire.fields import HeadError, read_fields, split_lines
 
 # Sixteen hex digits are 2**64; the extension may hold what a field value may.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")

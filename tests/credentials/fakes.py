@@ -10,7 +10,7 @@ from gateway.deadline import Deadline
 from gateway.outbound import Outbound, Outline
 from gateway.refusals import Refusal, Retry
 from gateway.routes import Match, Route, UpstreamUrl
-from gateway.wire.heads import parse_request
+from gateway.wire.request_head import parse_request
 
 START = 1_700_000_000.0
 NO_DEADLINE = Deadline(float("inf"))

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from gateway.wire import alike
-from gateway.wire.heads import ResponseHead
+from gateway.wire.response_head import ResponseHead
 from tests.fuzz.case import dump, load
 from tests.fuzz.oracle import Judgement, judge
 from tests.fuzz.pair import Lane

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire.chunks import LAST_CHUNK, ChunkedReader, chunk
-from gateway.wire.heads import HeadError
+from gateway.wire.fields import HeadError
 from tests.fuzz.grammar import mutated_bytes
 from tests.fuzz.strict import Verdict, read_request
 from tests.properties.bounds import bounded

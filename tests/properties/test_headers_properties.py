@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.heads import parse_request
+from gateway.wire.request_head import parse_request
 from tests.fuzz.grammar import CREDENTIAL_NAMES
 from tests.fuzz.rules import folded, is_credential
 from tests.properties.bounds import bounded

@@ -4,7 +4,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.wire.alike import ResponseHeads
-from gateway.wire.heads import HeadError, ResponseHead, parse_response
+from gateway.wire.fields import HeadError, split_lines
+from gateway.wire.response_head import ResponseHead, read_response
 from tests.properties.bounds import bounded
 
 # What answers say as a rule, and what one of them may suddenly say instead; some of it breaks a head.
@@ -87,7 +88,7 @@ def verdict(read: ResponseHead | HeadError) -> object:
 def said(read: ResponseHeads | None, head: bytes, to_head_request: bool) -> object:
     try:
         if read is None:
-            return verdict(parse_response(head, to_head_request=to_head_request))
+            return verdict(read_response(split_lines(head), to_head_request=to_head_request))
         return verdict(read.parse(head, to_head_request=to_head_request))
     except HeadError as error:
         return verdict(error)

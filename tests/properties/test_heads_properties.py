@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.wire.heads import HeadError, RequestHead, ResponseHead, parse_request, parse_response
+from gateway.wire.fields import HeadError, split_lines
+from gateway.wire.request_head import RequestHead, parse_request
+from gateway.wire.response_head import ResponseHead, read_response
 from tests.fuzz.grammar import answer, mutated_bytes, request
 from tests.fuzz.rules import crossing
 from tests.fuzz.strict import read_answer, read_request
@@ -50,7 +52,7 @@ def accepted(head: bytes) -> RequestHead | None:
 
 def accepted_answer(head: bytes, *, to_head: bool) -> ResponseHead | None:
     try:
-        return parse_response(head, to_head_request=to_head)
+        return read_response(split_lines(head), to_head_request=to_head)
     except HeadError:
         return None
 

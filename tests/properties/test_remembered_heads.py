@@ -4,8 +4,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.wire import heads
-from gateway.wire.heads import RequestHead, parse_request
+from gateway.wire import request_head
+from gateway.wire.request_head import RequestHead, parse_request
 
 NUMBERS = st.one_of(
     st.integers(0, 10**6).map(lambda number: b"%d" % number),
@@ -74,7 +74,7 @@ def remembered(head: bytes) -> object:
 
 
 def anew(head: bytes) -> object:
-    heads._HEADS.clear()
+    request_head._HEADS.clear()
     return remembered(head)
 
 
@@ -86,17 +86,17 @@ def test_remembered_heads_say_what_reading_says(line: bytes, pieces: list[bytes 
     second = b"\r\n".join([line, b"Host: h", *(p if isinstance(p, bytes) else p[0] + p[2] for p in pieces)])
     expected = [anew(first), anew(second)]
 
-    heads._HEADS.clear()
+    request_head._HEADS.clear()
     assert [remembered(first), remembered(second)] == expected
     assert [remembered(first), remembered(second)] == expected
 
 
 def test_memory_is_bounded() -> None:
     """Callers choose their heads: neither many nor large ones are kept."""
-    heads._HEADS.clear()
+    request_head._HEADS.clear()
     for number in range(5000):
         parse_request(b"GET /%d HTTP/1.1\r\nHost: h" % number)
-        assert len(heads._HEADS) <= heads._REMEMBERED_HEADS
-    before = len(heads._HEADS)
+        assert len(request_head._HEADS) <= request_head._REMEMBERED_HEADS
+    before = len(request_head._HEADS)
     parse_request(b"GET / HTTP/1.1\r\nHost: h\r\nX-A: " + b"a" * 4096)
-    assert len(heads._HEADS) == before
+    assert len(request_head._HEADS) == before

@@ -19,7 +19,7 @@ from gateway.routes import Connection, Match, Route, UpstreamUrl
 from gateway.story import Moment
 from gateway.upstream import Attempt, Upstream, pool
 from gateway.upstream.connection import UpstreamConnection
-from gateway.wire.heads import parse_request
+from gateway.wire.request_head import parse_request
 
 
 async def gateway_of(start_gateway: StartGateway, fake: FakeModelArts, **more: Any) -> InProcess:

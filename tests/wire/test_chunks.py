@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire.chunks import LAST_CHUNK, ChunkedReader, chunk
-from gateway.wire.heads import HeadError
+from gateway.wire.fields import HeadError
 
 
 def read(*pieces: bytes) -> tuple[bytes, bool, bytes]:

@@ -1,35 +1,33 @@
-"""Request and response heads, read to the letter of RFC 9112.
+"""Request heads, read to the letter of RFC 9112, and those that come again from memory.
 
-Whatever has two readings is refused: bare CR or LF, folded lines, control bytes, white space before the
-colon, more than one Content-Length, any framing but exactly one of Content-Length and ``chunked``.
+Whatever has two readings is refused: more than one Content-Length or Host, any framing but exactly one of Content-Length
+and ``chunked``.
 """
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping
 
 from gateway.errors import BadPath, BadRequest, MethodNotAllowed
-from gateway.headers import TOKEN, Names, named_in_connection, without
-
-# Every byte that may stand in a line: field-vchar, SP, HTAB, obs-text. What is left of a head must be its line ends.
-IN_LINES: Final = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
-_LINE_ENDS: Final = tuple(b"\r\n" * count for count in range(64))
+from gateway.headers import TOKEN, Names
+from gateway.wire.fields import (
+    LENGTH_DIGITS,
+    PLAIN_CONNECTIONS,
+    FieldBlock,
+    HeadError,
+    read_fields,
+    remember,
+    split_lines,
+)
 
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _METHOD = re.compile(rb"[A-Z][A-Z0-9_-]{0,31}")
 # RFC 3986 section 3.2.2 and 3.2.3; an empty host is no use to anybody here.
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})(?::[0-9]{0,5})?")
-_LENGTH_DIGITS = 18  # below 2**63
+_NAMES = Names(response=False)
 
-_Read = TypeVar("_Read")
 _REQUEST_LINES: dict[bytes, tuple[str, int, str, str | None]] = {}
-_STATUS_LINES: dict[bytes, tuple[int, bytes, int]] = {}
 _HOSTS: dict[bytes, bytes] = {}
-
-# What a Connection field nearly always says; anything else is taken apart.
-_PLAIN_CONNECTIONS = {b"keep-alive": True, b"Keep-Alive": True, b"close": False, b"Close": False}
 
 # Programs send the same head again and again, but for its Content-Length: such heads are read once. Few and small, as
 # callers choose them.
@@ -37,103 +35,6 @@ _HEADS: "dict[bytes, RequestHead]" = {}
 _REMEMBERED_HEADS = 512
 _REMEMBERED_HEAD_BYTES = 2048
 _numbers = itertools.count(1)  # none is given twice
-
-_NO_NAME = "a header line has no valid name before its colon (RFC 9112 section 5)"
-_REQUEST_NAMES = Names(response=False)
-RESPONSE_NAMES = Names(response=True)
-
-
-class HeadError(ValueError):
-    """A head that is not HTTP; the message says why in words that quote nothing of it."""
-
-
-class FieldBlock:
-    """Header fields: the lines that cross, as they came, and the values we need to know.
-
-    ``lines`` are end-to-end, and of answers that came before several may stand in one; ``forwarded`` cross only where the
-    route says so; ``noted`` maps lower-case names to values (repetitions joined with a comma); ``repeated`` names those of
-    them that came more than once.
-    """
-
-    __slots__ = ("forwarded", "lines", "noted", "repeated")
-
-    lines: Sequence[bytes]
-    forwarded: Sequence[bytes]
-    noted: Mapping[bytes, bytes]
-
-    def __init__(
-        self,
-        lines: Sequence[bytes],
-        forwarded: Sequence[bytes],
-        noted: Mapping[bytes, bytes],
-        repeated: set[bytes] | None = None,
-    ) -> None:
-        self.lines = lines
-        self.forwarded = forwarded
-        self.noted = noted
-        self.repeated = repeated
-
-    def came_twice(self, name: bytes) -> bool:
-        return self.repeated is not None and name in self.repeated
-
-
-def read_fields(head_lines: Sequence[bytes], names: Names) -> FieldBlock:
-    """Sort field lines by what is done with them.
-
-    Raises:
-        HeadError: a line without a name.
-    """
-    lines: list[bytes] = []
-    forwarded: list[bytes] = []
-    noted: dict[bytes, bytes] = {}
-    repeated: set[bytes] | None = None
-    known = names.known
-    for line in head_lines:
-        raw_name, colon, value = line.partition(b":")
-        try:
-            name, kind = known[raw_name]
-        except KeyError:
-            verdict = names.learn(raw_name)
-            if verdict is None:
-                raise HeadError(_NO_NAME) from None
-            name, kind = verdict
-        if not colon:
-            raise HeadError(_NO_NAME)
-        if not kind:
-            lines.append(line)
-            continue
-        if kind & 1:
-            value = value.strip(b" \t")
-            if name in noted:
-                repeated = repeated or set()
-                repeated.add(name)
-                noted[name] += b", " + value
-            else:
-                noted[name] = value
-        if kind & 4:
-            forwarded.append(line)
-        elif not kind & 2:
-            lines.append(line)
-    connection = noted.get(b"connection")
-    if connection is not None and connection not in _PLAIN_CONNECTIONS:
-        named = named_in_connection(connection)
-        if named:
-            lines, forwarded = without(lines, named), without(forwarded, named)
-    return FieldBlock(lines, forwarded, noted, repeated)
-
-
-def split_lines(head: bytes) -> list[bytes]:
-    """The lines of a head; refuses bytes that no line may hold.
-
-    Raises:
-        HeadError: control bytes, or CR and LF that do not come as a pair.
-    """
-    lines = head.split(b"\r\n")
-    ends = len(lines) - 1
-    others = head.translate(None, IN_LINES)
-    if others != (_LINE_ENDS[ends] if ends < 64 else b"\r\n" * ends):
-        raise HeadError("a control byte, or a line that does not end in CR LF (RFC 9112 section 2.2)")
-    return lines
 
 
 class RequestHead:
@@ -191,7 +92,7 @@ def parse_request(head: bytes) -> RequestHead:
     if not mark:
         return _HEADS.get(head) or _learn(head, head, _read_request(head))
     length, end, rest = behind.partition(b"\r\n")
-    if not length.isdigit() or len(length) > _LENGTH_DIGITS:
+    if not length.isdigit() or len(length) > LENGTH_DIGITS:
         return _read_request(head)
     key = b"".join((before, mark, end, rest))
     known = _HEADS.get(key)
@@ -227,7 +128,7 @@ def _read_request(head: bytes) -> RequestHead:
         request.method, request.minor, request.raw_path, request.raw_query = _REQUEST_LINES.get(
             line
         ) or _read_request_line(line)
-        request.fields = fields = read_fields(lines, _REQUEST_NAMES)
+        request.fields = fields = read_fields(lines, _NAMES)
     except HeadError as error:
         raise BadRequest(f"The request is malformed: {error}.") from None
     noted = fields.noted
@@ -245,16 +146,8 @@ def _read_request(head: bytes) -> RequestHead:
 def _is_host(host: bytes) -> bool:
     if _AUTHORITY.fullmatch(host) is None:
         return False
-    _remember(_HOSTS, host, host)
+    remember(_HOSTS, host, host)
     return True
-
-
-def _remember(known: dict[bytes, _Read], raw: bytes, read: _Read) -> None:
-    """Callers repeat a few lines for ever; but they choose them, so the memory is bounded."""
-    if len(raw) <= 512:
-        if len(known) >= 1024:
-            known.clear()
-        known[raw] = read
 
 
 def _read_request_line(line: bytes) -> tuple[str, int, str, str | None]:
@@ -275,7 +168,7 @@ def _read_request_line(line: bytes) -> tuple[str, int, str, str | None]:
         target = _path_of_absolute(target)
     path, mark, query = target.decode("latin-1").partition("?")
     read = (method.decode("ascii"), 1 if minor == b"1" else 0, path, query if mark else None)
-    _remember(_REQUEST_LINES, line, read)
+    remember(_REQUEST_LINES, line, read)
     return read
 
 
@@ -310,7 +203,7 @@ def _read_framing(request: RequestHead, noted: Mapping[bytes, bytes]) -> None:
         request.chunked = True
     elif length is not None:
         # isdigit() of bytes knows ASCII digits only; two fields have been joined with a comma
-        if not length.isdigit() or len(length) > _LENGTH_DIGITS:
+        if not length.isdigit() or len(length) > LENGTH_DIGITS:
             raise BadRequest("Content-Length must be one decimal number (RFC 9112 section 6.2).")
         request.content_length = int(length)
 
@@ -320,8 +213,8 @@ def _read_connection(request: RequestHead, noted: Mapping[bytes, bytes]) -> None
     request.websocket = False
     if connection is None:
         request.keep_alive = request.minor == 1
-    elif connection in _PLAIN_CONNECTIONS:
-        request.keep_alive = _PLAIN_CONNECTIONS[connection]
+    elif connection in PLAIN_CONNECTIONS:
+        request.keep_alive = PLAIN_CONNECTIONS[connection]
     else:
         tokens = {token.strip() for token in connection.lower().split(b",")}
         request.keep_alive = b"close" not in tokens and (request.minor == 1 or b"keep-alive" in tokens)
@@ -339,82 +232,3 @@ def _read_connection(request: RequestHead, noted: Mapping[bytes, bytes]) -> None
         if expect.lower() != b"100-continue":
             raise BadRequest("The only expectation met here is 100-continue (RFC 9110 section 10.1.1).", status=417)
         request.expects_continue = request.chunked or bool(request.content_length)
-
-
-class ResponseHead:
-    """A response head that was found whole and unambiguous.
-
-    ``content_length`` is what was announced; ``until_close`` means that only the end of the connection ends the body.
-    """
-
-    __slots__ = ("bodiless", "chunked", "content_length", "fields", "keep_alive", "reason", "status", "until_close")
-
-    status: int
-    reason: bytes
-    fields: FieldBlock
-    content_length: int | None
-    chunked: bool
-    bodiless: bool
-    until_close: bool
-    keep_alive: bool
-
-
-def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
-    """Read a response head, without its final empty line.
-
-    Raises:
-        HeadError: not HTTP/1.x, malformed, or framed ambiguously.
-    """
-    return read_response(split_lines(head), to_head_request=to_head_request)
-
-
-def read_response(lines: Sequence[bytes], *, to_head_request: bool) -> ResponseHead:
-    """``parse_response`` of the lines that ``split_lines`` gave."""
-    response = ResponseHead()
-    line = lines[0]
-    response.status, response.reason, minor = _STATUS_LINES.get(line) or _read_status_line(line)
-    response.fields = fields = read_fields(lines[1:], RESPONSE_NAMES)
-    noted = fields.noted
-    length, coding = noted.get(b"content-length"), noted.get(b"transfer-encoding")
-    response.content_length, response.chunked = None, False
-    if coding is not None:
-        if length is not None or not minor:
-            raise HeadError("Transfer-Encoding beside Content-Length or in HTTP/1.0")
-        if coding.lower() != b"chunked":
-            raise HeadError("a Transfer-Encoding other than chunked")
-        response.chunked = True
-    elif length is not None:
-        response.content_length = announced_length(length)
-    response.bodiless = to_head_request or response.status < 200 or response.status in {204, 304}
-    response.until_close = not response.bodiless and not response.chunked and response.content_length is None
-    connection = noted.get(b"connection")
-    if connection is None:
-        response.keep_alive = minor == 1
-    elif connection in _PLAIN_CONNECTIONS:
-        response.keep_alive = _PLAIN_CONNECTIONS[connection]
-    else:
-        tokens = {token.strip() for token in connection.lower().split(b",")}
-        response.keep_alive = b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)
-    return response
-
-
-def announced_length(value: bytes) -> int:
-    """What a response's Content-Length says; two fields have been joined with a comma.
-
-    Raises:
-        HeadError: it is not one decimal number.
-    """
-    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
-        raise HeadError("a Content-Length that is not one decimal number")
-    return int(value)
-
-
-def _read_status_line(line: bytes) -> tuple[int, bytes, int]:
-    """Status, reason phrase, minor version."""
-    found = _STATUS_LINE.fullmatch(line)
-    if found is None:
-        raise HeadError("the status line is malformed")
-    minor, status, reason = found.groups()
-    read = (int(status), reason or b"", int(minor))
-    _remember(_STATUS_LINES, line, read)
-    return read

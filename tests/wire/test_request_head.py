@@ -1,11 +1,11 @@
-"""Heads read to the letter: what passes, what it means, and what is refused because it has two readings."""
+"""Request heads read to the letter: what passes, what it means, and what is refused because it has two readings."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadPath, BadRequest, GatewayError, MethodNotAllowed
-from gateway.wire.heads import HeadError, RequestHead, parse_request, parse_response
+from gateway.wire.request_head import RequestHead, parse_request
 
 
 def request(*fields: bytes, line: bytes = b"POST /a HTTP/1.1", host: bytes | None = b"Host: h") -> RequestHead:
@@ -79,35 +79,6 @@ def test_targets_and_methods_that_are_not_served(line: bytes, error: type[Gatewa
     """What is no path of ours, and the two methods that a gateway must not serve."""
     with pytest.raises(error):
         request(line=line)
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        pytest.param(b"Name : x", id="space before the colon"),
-        pytest.param(b"Name\t: x", id="tab before the colon"),
-        pytest.param(b"Name", id="no colon"),
-        pytest.param(b": x", id="no name"),
-        pytest.param(b" Name: x", id="folded line"),
-        pytest.param(b"\tName: x", id="line folded with a tab"),
-        pytest.param(b"", id="empty line"),
-        pytest.param(b"N\xc3\xa4me: x", id="name outside ASCII"),
-        pytest.param(b"Name: a\x00b", id="NUL"),
-        pytest.param(b"Name: a\x7fb", id="DEL"),
-        pytest.param(b"Name: a\x0bb", id="vertical tab"),
-        pytest.param(b"Name: a\nX: b", id="bare LF"),
-        pytest.param(b"Name: a\rX: b", id="bare CR"),
-        pytest.param(b"Name: a\n\rX: b", id="LF CR"),
-        pytest.param(b"Name: a\r\r\nX: b", id="CR CR LF"),
-        pytest.param(b"Na(me: x", id="name is no token"),
-    ],
-)
-def test_lines_with_two_readings(field: bytes) -> None:
-    """Lines and bytes that hide a second meaning are refused, in requests and in answers."""
-    with pytest.raises(BadRequest):
-        request(b"Before: 1", field, b"After: 2")
-    with pytest.raises(HeadError):
-        parse_response(b"\r\n".join([b"HTTP/1.1 200 OK", b"Before: 1", field, b"After: 2"]), to_head_request=False)
 
 
 def test_values_pass_as_they_are() -> None:
@@ -301,31 +272,6 @@ def test_heads_are_independent() -> None:
     assert third.fields.lines == (b"X-A: 1", b"Origin: a")
 
 
-def refusal_of_request(head: bytes) -> GatewayError | None:
-    try:
-        parse_request(head)
-    except GatewayError as error:
-        return error
-    return None
-
-
-def refusal_of_answer(head: bytes) -> HeadError | None:
-    try:
-        parse_response(head, to_head_request=False)
-    except HeadError as error:
-        return error
-    return None
-
-
-@given(st.binary(max_size=200))
-def test_noise_is_refused_with_a_reason(noise: bytes) -> None:
-    """Any bytes are either a head or an error of ours; and no message repeats them."""
-    for head in (noise, b"GET / HTTP/1.1\r\nHost: h\r\n" + noise):
-        refusal = refusal_of_request(head)
-        assert refusal is None or refusal.status in {400, 405, 417, 501, 505}
-        assert len(noise) < 8 or noise.decode("latin-1") not in f"{refusal}{refusal_of_answer(head)}"
-
-
 NAMES = st.from_regex(r"\A[A-Za-z][A-Za-z0-9-]{0,12}\Z")
 VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20)
 
@@ -341,136 +287,3 @@ def test_lines_that_cross_are_a_part_of_those_that_came(fields: list[tuple[str, 
     position = 0
     for line in list(head.fields.lines):
         position = lines.index(line, position) + 1
-
-
-# Answers
-
-
-@pytest.mark.parametrize(
-    ("line", "status", "reason"),
-    [
-        pytest.param(b"HTTP/1.1 200 OK", 200, b"OK", id="plain"),
-        pytest.param(b"HTTP/1.0 404 Not Found", 404, b"Not Found", id="HTTP/1.0"),
-        pytest.param(b"HTTP/1.1 200 ", 200, b"", id="empty reason"),
-        pytest.param(b"HTTP/1.1 200", 200, b"", id="no reason"),
-        pytest.param(b"HTTP/1.1 494 \xe8\xaf\xb7\xe6\xb1\x82", 494, b"\xe8\xaf\xb7\xe6\xb1\x82", id="reason in UTF-8"),
-    ],
-)
-def test_status_lines(line: bytes, status: int, reason: bytes) -> None:
-    """Status and reason as they were sent."""
-    head = parse_response(line, to_head_request=False)
-
-    assert (head.status, head.reason) == (status, reason)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"",
-        b"HTTP/1.1",
-        b"HTTP/1.1 20 OK",
-        b"HTTP/1.1 2000 OK",
-        b"HTTP/1.1 600 OK",
-        b"HTTP/1.1 099 OK",
-        b"HTTP/2 200 OK",
-        b"HTTP/1.2 200 OK",
-        b"HTTP/1.1  200 OK",
-        b"http/1.1 200 OK",
-        b"HTTP/1.1 200OK",
-        b"ICY 200 OK",
-        b"HTTP/1.1 \xb2\xb2\xb2 OK",
-    ],
-)
-def test_status_lines_that_are_none(line: bytes) -> None:
-    """What is not exactly HTTP/1.x with three digits is not an answer."""
-    with pytest.raises(HeadError):
-        parse_response(line, to_head_request=False)
-
-
-@pytest.mark.parametrize(
-    ("status", "to_head", "fields", "length", "chunked", "bodiless", "until_close"),
-    [
-        pytest.param(200, False, [b"Content-Length: 5"], 5, False, False, False, id="length"),
-        pytest.param(200, False, [b"Transfer-Encoding: chunked"], None, True, False, False, id="chunked"),
-        pytest.param(200, False, [], None, False, False, True, id="until close"),
-        pytest.param(200, True, [b"Content-Length: 5"], 5, False, True, False, id="to HEAD"),
-        pytest.param(204, False, [], None, False, True, False, id="204"),
-        pytest.param(304, False, [b"Content-Length: 5"], 5, False, True, False, id="304"),
-        pytest.param(103, False, [], None, False, True, False, id="103"),
-    ],
-)
-def test_framing_of_answers(
-    status: int,
-    to_head: bool,
-    fields: list[bytes],
-    length: int | None,
-    chunked: bool,
-    bodiless: bool,
-    until_close: bool,
-) -> None:
-    """How the body of an answer ends (RFC 9112 section 6.3)."""
-    head = parse_response(b"\r\n".join([b"HTTP/1.1 %d X" % status, *fields]), to_head_request=to_head)
-
-    found = (head.content_length, head.chunked, head.bodiless, head.until_close)
-    assert found == (length, chunked, bodiless, until_close)
-
-
-@pytest.mark.parametrize(
-    ("line", "fields"),
-    [
-        pytest.param(b"HTTP/1.1 200 OK", [b"Content-Length: 1", b"Content-Length: 2"], id="two lengths"),
-        pytest.param(b"HTTP/1.1 200 OK", [b"Content-Length: 1", b"Content-Length: 1"], id="the same length twice"),
-        pytest.param(b"HTTP/1.1 200 OK", [b"Content-Length: x"], id="no number"),
-        pytest.param(b"HTTP/1.1 200 OK", [b"Content-Length: 1", b"Transfer-Encoding: chunked"], id="both"),
-        pytest.param(b"HTTP/1.1 200 OK", [b"Transfer-Encoding: gzip"], id="another coding"),
-        pytest.param(b"HTTP/1.1 200 OK", [b"Transfer-Encoding: gzip, chunked"], id="one too many"),
-        pytest.param(b"HTTP/1.0 200 OK", [b"Transfer-Encoding: chunked"], id="chunked in HTTP/1.0"),
-    ],
-)
-def test_framing_of_answers_that_is_refused(line: bytes, fields: list[bytes]) -> None:
-    """Hostile answers are read as strictly as hostile requests."""
-    with pytest.raises(HeadError):
-        parse_response(b"\r\n".join([line, *fields]), to_head_request=False)
-
-
-@pytest.mark.parametrize(
-    ("line", "fields", "keep_alive"),
-    [
-        pytest.param(b"HTTP/1.1 200 OK", [], True, id="HTTP/1.1"),
-        pytest.param(b"HTTP/1.1 200 OK", [b"Connection: Close"], False, id="close"),
-        pytest.param(b"HTTP/1.0 200 OK", [], False, id="HTTP/1.0"),
-        pytest.param(b"HTTP/1.0 200 OK", [b"Connection: keep-alive"], True, id="HTTP/1.0 kept"),
-        pytest.param(b"HTTP/1.0 200 OK", [b"Connection: keep-alive, close"], False, id="both"),
-    ],
-)
-def test_whether_an_upstream_keeps_the_connection(line: bytes, fields: list[bytes], keep_alive: bool) -> None:
-    """A connection is only used again when both sides mean it."""
-    assert parse_response(b"\r\n".join([line, *fields]), to_head_request=False).keep_alive is keep_alive
-
-
-def test_what_crosses_of_an_answer() -> None:
-    """Hop-by-hop fields, framing and what only we may say stay behind; the rest passes in order."""
-    fields = [
-        b"Server: api-gateway",
-        b"Connection: x-hop",
-        b"X-Hop: 1",
-        b"Keep-Alive: timeout=60",
-        b"Content-Length: 0",
-        b"Proxy-Status: modelarts-gateway; error=forged",
-        b"X-Gateway-Request-Id: forged",
-        b"Set-Cookie: a=1",
-        b"Set-Cookie: b=2",
-        b"X-Request-Id: theirs",
-        b"Access-Control-Allow-Origin: *",
-    ]
-
-    head = parse_response(b"\r\n".join([b"HTTP/1.1 200 OK", *fields]), to_head_request=False)
-
-    assert list(head.fields.lines) == [
-        b"Server: api-gateway",
-        b"Set-Cookie: a=1",
-        b"Set-Cookie: b=2",
-        b"X-Request-Id: theirs",
-    ]
-    assert list(head.fields.forwarded) == [b"Access-Control-Allow-Origin: *"]
-    assert head.fields.noted[b"x-request-id"] == b"theirs"
