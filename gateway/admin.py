@@ -14,7 +14,6 @@ from aiohttp import web
 from gateway import sockets
 from gateway.advice import ADVICE
 from gateway.metrics import summary
-from gateway.sockets import PortInUse
 
 if TYPE_CHECKING:
     from gateway.config import Address
@@ -136,24 +135,19 @@ class AdminListener:
             make_admin_app(view), access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS
         )
 
-    async def start(self, address: "Address") -> int:
+    async def start(self, address: "Address", key: str = "admin") -> int:
         """Listen; the answer is the port, for those who asked for 0 (and 0 on a Unix socket).
+
+        ``key`` is where the address stands: in the configuration or on the command line.
 
         Raises:
             PortInUse: the address is taken or not ours.
         """
+        # Not aiohttp's own sites: a Unix path would be taken from whoever still listens there.
+        (sock,) = sockets.bind(address, key)
         await self._runner.setup()
-        site: web.BaseSite
-        if address.unix_path is not None:
-            site = web.UnixSite(self._runner, address.unix_path)
-        else:
-            site = web.TCPSite(self._runner, address.host, address.port)
-        try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise PortInUse(f"cannot listen on {address} (admin): {sockets.why(error)}") from None
-        return 0 if address.unix_path is not None else int(self._runner.addresses[0][1])
+        await web.SockSite(self._runner, sock).start()
+        return sockets.port_of(sock)
 
     async def close(self) -> None:
         await self._runner.cleanup()

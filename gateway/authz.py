@@ -118,7 +118,7 @@ class Authz:
         Raises:
             PortInUse: somebody else listens on ``admin``.
         """
-        port = await self._admin.start(admin) if admin is not None else 0
+        port = await self._admin.start(admin, "--admin") if admin is not None else 0
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
         self._keyring.start()

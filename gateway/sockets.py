@@ -27,11 +27,17 @@ def bind(address: Address, key: str, count: int = 1) -> list[socket.socket]:
             return [_bind_unix(address.unix_path)]
         return _bind_port(address.host, address.port, count)
     except OSError as error:
-        raise PortInUse(f"cannot listen on {address} ({key}): {why(error)}") from None
+        raise PortInUse(f"cannot listen on {address} ({key}): {_why(error)}{_remedy(error, address, key)}") from None
 
 
-def why(error: OSError) -> str:
-    """The system's own words for it; asyncio puts a sentence around them that names the address once more."""
+def _remedy(error: OSError, address: Address, key: str) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return ""
+    shown_by = "ss -ltnp" if address.unix_path is None else "ss -lxp"
+    return f"; stop the program that listens there (`{shown_by}` shows it), or give {key} another address"
+
+
+def _why(error: OSError) -> str:
     known = not isinstance(error, socket.gaierror) and error.errno in errno.errorcode
     return os.strerror(error.errno or 0) if known else error.strerror or "not available"
 

@@ -256,14 +256,32 @@ async def test_page(door: Door) -> None:
 
 
 async def test_port_in_use() -> None:
-    """A port in use has a message for whoever starts the listener, which names it once, and leaves nothing behind."""
+    """A port in use has a message for whoever starts the listener, which names it once and says what to do, and leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         listener = AdminListener(View())
         with pytest.raises(PortInUse) as caught:
             await listener.start(Address("127.0.0.1", port))
 
-    assert str(caught.value) == f"cannot listen on 127.0.0.1:{port} (admin): Address already in use"
+    assert str(caught.value) == (
+        f"cannot listen on 127.0.0.1:{port} (admin): Address already in use;"
+        " stop the program that listens there (`ss -ltnp` shows it), or give admin another address"
+    )
+
+
+async def test_unix_socket_in_use(tmp_path: Path) -> None:
+    """A Unix socket that another gateway answers on stays that one's."""
+    first, second = AdminListener(View()), AdminListener(View())
+    address = Address(unix_path=str(tmp_path / "admin.sock"))
+    await first.start(address)
+
+    with pytest.raises(PortInUse, match="in use"):
+        await second.start(address)
+    reader, writer = await asyncio.open_unix_connection(address.unix_path)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    await first.close()
 
 
 async def test_unix_socket(tmp_path: Path) -> None:

@@ -402,4 +402,4 @@ async def test_command_with_an_admin_address(tmp_path: Path) -> None:
 
     assert alive.status == 200
     assert status == 1
-    assert f"cannot listen on {found[1]} (admin)" in second.stderr
+    assert f"cannot listen on {found[1]} (--admin)" in second.stderr

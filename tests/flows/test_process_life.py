@@ -193,7 +193,8 @@ async def test_a_port_in_use(start_process: StartProcess, fake: FakeModelArts, w
         process = await start_process(document(route("r", fake.url)) | {which: address}, wait=False)
 
         assert await process.ended() == 1
-        assert f"cannot listen on {address} ({which}): Address already in use" in process.stderr
+        assert f"cannot listen on {address} ({which}): Address already in use; stop " in process.stderr
+        assert f"or give {which} another address" in process.stderr
 
 
 async def test_a_file_that_is_wrong(start_process: StartProcess, tmp_path: Path) -> None:
