@@ -17,6 +17,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # A value pasted where a name belongs must not end up in a log: only what looks like NAME_OF_A_VARIABLE is repeated.
 _REPEATABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)+\Z")
 
+# A line of a shell or of an env file in place of its value. Padding in base64 and base32 is '=' with nothing but '=' behind it.
+_ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Z_][A-Z0-9_]*=+[^=]")
+
 
 class SecretError(ValueError):
     """A secret cannot be had; the message never holds its value."""
@@ -174,6 +177,8 @@ def _odd(value: str) -> str:
         return "begins or ends with a blank"
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         return "stands in quotation marks"
+    if _ASSIGNMENT.match(value):
+        return "begins with the name of a variable and '='"
     return "begins with 'Bearer '" if value.lower().startswith("bearer ") else ""
 
 

@@ -64,6 +64,21 @@ def test_bad_file(tmp_path: Path, content: bytes, message: str) -> None:
         pytest.param(f" {HIDDEN}", "begins or ends with a blank", id="a blank before"),
         pytest.param(f"{HIDDEN} ", "begins or ends with a blank", id="a blank behind"),
         pytest.param(f"Bearer {HIDDEN}", "begins with 'Bearer '", id="the scheme as well"),
+        pytest.param(
+            f"MAAS_API_KEY={HIDDEN}", "begins with the name of a variable and '='", id="a line of an env file"
+        ),
+        pytest.param(f"export KEY2={HIDDEN}", "begins with the name of a variable and '='", id="a line of the shell"),
+        pytest.param(
+            f'export MAAS_API_KEY="{HIDDEN}"', "begins with the name of a variable and '='", id="with quotation marks"
+        ),
+        pytest.param(f"{HIDDEN}==", None, id="base64 padding"),
+        pytest.param("QUJDREVG", None, id="base64 in capitals"),
+        pytest.param("QUJDREVGR0g=", None, id="base64 with its padding"),
+        pytest.param("QUJDREVG==", None, id="base64 in capitals with its padding"),
+        pytest.param("MFRGG43FMQ======", None, id="base32 with its padding"),
+        pytest.param(f"a={HIDDEN}", None, id="a small letter before ="),
+        pytest.param(f"A-B={HIDDEN}", None, id="no name before ="),
+        pytest.param(f"2A={HIDDEN}", None, id="a digit first"),
         pytest.param(f'{HIDDEN}"', None, id="one quotation mark"),
         pytest.param('"', None, id="nothing else"),
         pytest.param(HIDDEN, None, id="an ordinary one"),
