@@ -101,7 +101,7 @@ class Simulator:
             lingering_time=_LINGER_SECONDS,
         )
         if admin_port is None:
-            admin_port = port + 1 if port else 0
+            admin_port = port + 1 if 0 < port < 65535 else 0
         try:
             bound = await self._listen(web.ServerRunner(server, shutdown_timeout=0.1), host, port)
             admin = web.AppRunner(admin_application(self), access_log=None, shutdown_timeout=0.1)

@@ -60,6 +60,18 @@ async def test_a_taken_port_is_named() -> None:
     assert "--listen 127.0.0.1:0" in errors.decode()
 
 
+async def test_the_last_port() -> None:
+    """Behind the last port there is no next one for the admin side: any free one will do."""
+    simulator = Simulator()
+    try:
+        await simulator.start("127.0.0.1", 65535)
+    finally:
+        await simulator.stop()
+
+    assert simulator.urls["iam"] == "http://127.0.0.1:65535"
+    assert simulator.urls["admin"].startswith("http://127.0.0.1:")
+
+
 async def test_it_does_not_take_the_gateways_ports(simulator: Simulator, tmp_path: Path) -> None:
     """Both run side by side as they come: by default the simulator listens elsewhere than the gateway does."""
     parser = argparse.ArgumentParser()
