@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 
 from gateway.config import Address
 
@@ -31,6 +32,8 @@ def bind(address: Address, key: str, count: int = 1) -> list[socket.socket]:
 
 
 def _remedy(error: OSError, address: Address, key: str) -> str:
+    if error.errno == errno.EEXIST:
+        return f"; it is no socket and stays: give {key} another path"
     if error.errno != errno.EADDRINUSE:
         return ""
     shown_by = "ss -ltnp" if address.unix_path is None else "ss -lxp"
@@ -82,6 +85,9 @@ def _bind_unix(path: str) -> socket.socket:
         try:
             sock.bind(path)
         except OSError:
+            # connect refuses on a plain file as it does on a socket that nobody listens on.
+            if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 try:
                     probe.connect(path)

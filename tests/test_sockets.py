@@ -67,3 +67,17 @@ def test_unix(tmp_path: Path) -> None:
     with pytest.raises(PortInUse, match=r"in use; stop the program that listens there \(`ss -lxp` shows it\)"):
         sockets.bind(address, "listen")
     sock.close()
+
+
+def test_a_file_that_is_no_socket(tmp_path: Path) -> None:
+    """A path that names a file by mistake, a secret's say, is refused, and the file stays."""
+    secret = tmp_path / "maas-key"
+    secret.write_text("the-key")
+
+    with pytest.raises(PortInUse) as caught:
+        sockets.bind(Address(unix_path=str(secret)), "listen")
+
+    assert str(caught.value) == (
+        f"cannot listen on unix:{secret} (listen): File exists; it is no socket and stays: give listen another path"
+    )
+    assert secret.read_text() == "the-key"
