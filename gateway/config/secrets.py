@@ -19,6 +19,8 @@ _REPEATABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)+\Z")
 
 # A line of a shell or of an env file in place of its value. Padding in base64 and base32 is '=' with nothing but '=' behind it.
 _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Z_][A-Z0-9_]*=+[^=]")
+# What `docker --env-file` and quotation marks of the shell leave as it is.
+_VARIABLE = re.compile(r"\$(?:[A-Z_][A-Z0-9_]*|\{[A-Z_][A-Z0-9_]*\})\Z")
 
 
 class SecretError(ValueError):
@@ -179,6 +181,10 @@ def _odd(value: str) -> str:
         return "stands in quotation marks"
     if _ASSIGNMENT.match(value):
         return "begins with the name of a variable and '='"
+    if _VARIABLE.match(value):
+        return "is '$' and the name of a variable"
+    if value.lower().startswith("authorization:"):
+        return "begins with 'Authorization:'"
     return "begins with 'Bearer '" if value.lower().startswith("bearer ") else ""
 
 

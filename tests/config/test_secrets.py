@@ -71,6 +71,10 @@ def test_bad_file(tmp_path: Path, content: bytes, message: str) -> None:
         pytest.param(
             f'export MAAS_API_KEY="{HIDDEN}"', "begins with the name of a variable and '='", id="with quotation marks"
         ),
+        pytest.param("$MAAS_API_KEY", "is '$' and the name of a variable", id="a variable that no shell replaced"),
+        pytest.param("${MAAS_API_KEY}", "is '$' and the name of a variable", id="in braces"),
+        pytest.param(f"Authorization: Bearer {HIDDEN}", "begins with 'Authorization:'", id="the whole header"),
+        pytest.param(f"$A{HIDDEN}", None, id="a dollar sign at the beginning"),
         pytest.param(f"{HIDDEN}==", None, id="base64 padding"),
         pytest.param("QUJDREVG", None, id="base64 in capitals"),
         pytest.param("QUJDREVGR0g=", None, id="base64 with its padding"),
