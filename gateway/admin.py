@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # A scrape or a page load under way ends within this when the gateway stops.
 _SHUTDOWN_SECONDS = 1.0
 _PATHS = "/, /healthz, /readyz, /metrics, /status"
+_ELSEWHERE = "Routes are at the address under listen."
 
 
 class Verdict(NamedTuple):
@@ -143,11 +144,19 @@ class AdminListener:
         Raises:
             PortInUse: the address is taken or not ours.
         """
-        # Not aiohttp's own sites: a Unix path would be taken from whoever still listens there.
-        (sock,) = sockets.bind(address, key)
+        if address.unix_path is not None:
+            # Not aiohttp's UnixSite: asyncio takes the path from whoever still listens there.
+            (sock,) = sockets.bind(address, key)
+            await self._runner.setup()
+            await web.SockSite(self._runner, sock).start()
+            return 0
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
-        return sockets.port_of(sock)
+        try:
+            await web.TCPSite(self._runner, address.host, address.port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise sockets.refused(address, key, error) from None
+        return int(self._runner.addresses[0][1])
 
     async def close(self) -> None:
         await self._runner.cleanup()
@@ -178,7 +187,12 @@ def make_admin_app(view: GatewayView) -> web.Application:
         return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def nothing(_: web.Request) -> web.Response:
-        return _json({"error": f"There is nothing here. The admin listener knows {_PATHS}."}, status=404)
+        return _json({"error": f"There is nothing here. The admin listener knows {_PATHS}. {_ELSEWHERE}"}, status=404)
+
+    async def not_allowed(_: web.Request) -> web.Response:
+        response = _json({"error": f"The admin listener answers GET and HEAD alone. {_ELSEWHERE}"}, status=405)
+        response.headers["Allow"] = "GET,HEAD"
+        return response
 
     app = web.Application()
     app.on_response_prepare.append(_protect)
@@ -191,6 +205,7 @@ def make_admin_app(view: GatewayView) -> web.Application:
         ("/{anything:.*}", nothing),
     ):
         app.router.add_get(path, handler)
+    app.router.add_route("*", "/{anything:.*}", not_allowed)
     return app
 
 

@@ -28,7 +28,15 @@ def bind(address: Address, key: str, count: int = 1) -> list[socket.socket]:
             return [_bind_unix(address.unix_path)]
         return _bind_port(address.host, address.port, count)
     except OSError as error:
-        raise PortInUse(f"cannot listen on {address} ({key}): {_why(error)}{_remedy(error, address, key)}") from None
+        raise refused(address, key, error) from None
+
+
+def refused(address: Address, key: str, error: OSError) -> PortInUse:
+    """Why an address cannot be had, in the system's own words, and what to do.
+
+    asyncio puts a sentence around those words that names the address once more.
+    """
+    return PortInUse(f"cannot listen on {address} ({key}): {_why(error)}{_remedy(error, address, key)}")
 
 
 def _remedy(error: OSError, address: Address, key: str) -> str:

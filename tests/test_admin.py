@@ -255,6 +255,35 @@ async def test_page(door: Door) -> None:
     assert not re.findall(r"\son[a-z]+=|\sstyle=|innerHTML|eval\(", text)
 
 
+async def test_a_name_with_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that stands for several addresses, as localhost may, is listened on at each."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def found(*_: object, **__: object) -> list[Any]:  # Any: as getaddrinfo answers
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (1, 2)]
+
+    monkeypatch.setattr(loop, "getaddrinfo", found)
+    listener = AdminListener(View())
+    await listener.start(Address("localhost", port))
+
+    for host in ("127.0.0.1", "127.0.0.2"):
+        with socket.create_connection((host, port)):
+            pass
+    await listener.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_for_a_route(door: Door, method: str) -> None:
+    """A caller that was given the admin address reads which one is meant for it."""
+    status, headers, text = await door.get("/maas/v1/chat/completions", method)
+
+    assert status == (404 if method == "GET" else 405)
+    assert headers.get("Allow") == (None if method == "GET" else "GET,HEAD")
+    assert "Routes are at the address under listen." in json.loads(text)["error"]
+
+
 async def test_port_in_use() -> None:
     """A port in use has a message for whoever starts the listener, which names it once and says what to do, and leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
