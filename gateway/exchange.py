@@ -49,7 +49,7 @@ class Exchange:
     response_bytes = 0
     first_byte_seconds = -1.0  # request sent to response head; negative: no head came
     first_byte_limit_seconds = math.inf
-    connect_by = math.inf  # an instant; matters while connecting
+    connect_by = math.inf  # an instant, while a connection is being opened
     sent_at = 0.0
     head_sent = False
     phase: int = Phase.CREDENTIAL

@@ -42,6 +42,8 @@ def wished_seconds(noted: Mapping[bytes, bytes]) -> float | None:
 
 def passed(exchange: Exchange, now: float) -> GatewayError | None:
     """The limit that a live exchange has passed; also notes whether anything moved since the last look."""
+    if exchange.connect_by <= min(now, exchange.deadline):
+        return unconnected(exchange.route)
     if now >= exchange.deadline:
         return _late(exchange)
     if exchange.phase == Phase.WAITING:  # the upstream thinks: silence is no fault, only its first byte may be late
@@ -51,8 +53,6 @@ def passed(exchange: Exchange, now: float) -> GatewayError | None:
                 f"The upstream did not begin its answer in time (limits.first_byte of route '{exchange.route}').",
                 setting="limits.first_byte",
             )
-    elif exchange.phase == Phase.CONNECTING and now >= exchange.connect_by:
-        return unconnected(exchange.route)
     elif exchange.moved or not _flows(exchange):
         exchange.moved = False
         exchange.idle_since = now

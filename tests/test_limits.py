@@ -21,15 +21,31 @@ async def exchange() -> Exchange:
 
 
 async def test_connecting_has_a_limit_of_its_own(exchange: Exchange) -> None:
-    """It counts from when an attempt began to connect, and only until it has."""
+    """It counts from when an attempt began to connect."""
     exchange.phase, exchange.route, exchange.connect_by = Phase.CONNECTING, "r", 1005.0
 
     assert limits.passed(exchange, 1004.9) is None
     late = limits.passed(exchange, 1005.0)
     assert isinstance(late, UpstreamTimeout)
     assert (late.setting, late.proxy_status) == ("limits.connect", "connection_timeout")
-    exchange.phase = Phase.SENDING
-    assert limits.passed(exchange, 1005.0) is None
+
+
+@pytest.mark.parametrize(
+    ("connect_by", "setting"),
+    [
+        pytest.param(1000.04, "limits.connect", id="connect passed first"),
+        pytest.param(1000.06, "X-Request-Timeout", id="the deadline passed first"),
+    ],
+)
+async def test_of_two_limits_the_first_to_pass_is_named(exchange: Exchange, connect_by: float, setting: str) -> None:
+    """A sweep that finds both passed blames no caller's haste for an upstream that does not connect."""
+    exchange.phase, exchange.connect_by = Phase.CONNECTING, connect_by
+    exchange.deadline, exchange.deadline_setting = 1000.05, "X-Request-Timeout"
+
+    late = limits.passed(exchange, 1000.1)
+
+    assert late is not None
+    assert late.setting == setting
 
 
 async def test_an_answer_far_from_its_limits(exchange: Exchange) -> None:

@@ -50,8 +50,11 @@ class Upstream:
         exchange.phase = Phase.CONNECTING
         seconds = route.limits.connect_seconds
         exchange.connect_by = math.inf if seconds is None else self._clock() + seconds
-        connection = await dial(self.url, self._connection, self._context)
-        if connection.gone:  # in the turns of the loop since it was opened; nobody would hear of it any more
+        try:
+            connection = await dial(self.url, self._connection, self._context)
+        finally:
+            exchange.connect_by = math.inf
+        if not connection.alive():  # closed at once, by whoever stands before an upstream that is not there
             connection.abort()
             raise UpstreamUnreachable(
                 "The upstream closed the connection as soon as it was open.",

@@ -348,6 +348,22 @@ async def test_refused_connections_come_back_in_time(start_gateway: StartGateway
     assert took < SLACK_SECONDS
 
 
+async def test_the_pause_before_another_attempt_is_no_part_of_connecting(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt has the whole of ``connect``, and nothing between two attempts counts."""
+    monkeypatch.setattr("gateway.retry._PAUSE_SECONDS", (0.4, 0.4))
+    gateway = await gateway_with(
+        start_gateway, f"http://127.0.0.1:{free_port()}", {"connect": "50ms"}, retry={"attempts": 2}
+    )
+
+    reply, took = await timed(gateway, "GET", "/r")
+
+    assert (reply.status, reply.proxy_error) == (502, "connection_refused")
+    assert took >= 0.4
+    assert [line["attempts"] for line in await gateway.access_log()] == [2]
+
+
 async def test_limits_can_be_switched_off(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """``none`` switches a limit off; a caller may still set a deadline of its own."""
     fake.behaviour = stalls

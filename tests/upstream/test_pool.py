@@ -1,6 +1,9 @@
 """Connections that are kept: used again, closed in time, and never with somebody else's bytes on them."""
 
 import asyncio
+import contextlib
+import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
@@ -150,6 +153,40 @@ async def test_a_connection_that_ends_as_soon_as_it_is_open(
     assert await gateway.metric('gateway_retries_total{reason="connect",route="r"}') == 1
 
 
+async def test_an_end_that_only_the_kernel_has_heard(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What accepts for an upstream that is not there (a port forwarder, say) closes at once: nothing is sent to it."""
+    real = pool.dial
+    listening = socket.create_server(("127.0.0.1", 0))
+    received: list[bytes] = []
+
+    def accept_and_close() -> None:
+        with contextlib.suppress(OSError):  # listening ends
+            while True:
+                accepted, _ = listening.accept()
+                accepted.shutdown(socket.SHUT_WR)
+                received.append(accepted.recv(1000))
+                accepted.close()
+
+    async def heard_by_the_kernel(*given: Any) -> UpstreamConnection:
+        connection = await real(*given)
+        time.sleep(0.05)
+        return connection
+
+    monkeypatch.setattr(pool, "dial", heard_by_the_kernel)
+    upstream = threading.Thread(target=accept_and_close)
+    upstream.start()
+    gateway = await start_gateway(document(route("r", f"http://127.0.0.1:{listening.getsockname()[1]}")))
+
+    reply = await gateway.ask("POST", "/r", body=b"{}")
+
+    listening.shutdown(socket.SHUT_RDWR)
+    await asyncio.to_thread(upstream.join)
+    listening.close()
+    assert (reply.status, reply.proxy_error, received) == (502, "connection_terminated", [b"", b""])
+
+
 async def test_bytes_that_nobody_asked_for(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """What an upstream says on an idle connection is never taken for the next answer."""
 
@@ -290,6 +327,9 @@ class Open:
     def is_closing(self) -> bool:
         return self.closing
 
+    def get_extra_info(self, name: str) -> None:
+        """There is no socket behind it."""
+
 
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch) -> Callable[[Upstream], Awaitable[Attempt]]:
@@ -358,7 +398,7 @@ async def test_an_upstream_that_closes_behind_its_answers(
     died.connection.fault = UpstreamUnreachable("closed", proxy_status="connection_terminated", sent=True)
     monkeypatch.setattr(UpstreamConnection, "abort", lambda connection: None)
     monkeypatch.setattr(UpstreamConnection, "close", lambda connection: None)
-    monkeypatch.setattr(UpstreamConnection, "alive", lambda connection: False)
+    monkeypatch.setattr(UpstreamConnection, "alive", lambda connection: connection is not kept.connection)
     nobody.release(died)
     nobody.release(kept)
 

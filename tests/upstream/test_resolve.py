@@ -205,3 +205,14 @@ async def test_no_thread_left(names: Names, monkeypatch: pytest.MonkeyPatch) -> 
             await resolver.resolve("up.test", 1)
 
     assert await resolver.resolve("up.test", 1) == addresses(1)
+
+
+async def test_what_is_kept_is_forgotten(names: Names) -> None:
+    """Addresses and names that a reload has done away with do not pile up."""
+    now = 0.0
+    resolver = Resolver(lambda: now)
+
+    for host in ("192.0.2.7", "a.example.com", "192.0.2.8"):
+        await resolver.resolve(host, 443)
+        assert list(resolver._kept) == [host]
+        now += 10
