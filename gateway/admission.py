@@ -132,8 +132,11 @@ class Breaker:
 def verdict(error: BaseException | None, upstream_status: int) -> bool | None:
     """What an exchange says about its upstream: False for no connection, reset, timeout and 5xx; None for nothing at all.
 
-    A deadline that the caller itself made shorter is no fault of the upstream's, so that nobody can close a route for others.
+    A deadline that the caller itself made shorter is no fault of the upstream's, so that nobody can close a route for others;
+    nor is what becomes of a tunnel, once the upstream has opened it.
     """
+    if upstream_status == 101:
+        return True
     if isinstance(error, UpstreamFailed):
         return False
     if isinstance(error, DeadlineExceeded):

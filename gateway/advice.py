@@ -16,7 +16,7 @@ _OURS = {
     "Gateway.OriginNotAllowed": "Name the page's origin in the route's `cors.origins`, if it may spend the credential.",
     "Gateway.RouteNotFound": "Run `explain METHOD PATH`: it says of each route why it does not match.",
     "Gateway.MethodNotAllowed": "Use a method that the route lists, or extend its `methods`.",
-    "Gateway.RequestTimeout": "Look at the caller and the network to it: it stopped sending.",
+    "Gateway.RequestTimeout": "Look at the caller and the network to it: it stopped sending, or reading its answer.",
     "Gateway.BodyTooLarge": "Send less, or raise `limits.body` where the upstream takes more (v1 services end at 12 MB).",
     "Gateway.UriTooLong": "Move data from the query into the body.",
     "Gateway.HeadersTooLarge": "Look for grown cookies or tokens among the caller's headers.",

@@ -58,6 +58,7 @@ class Exchange:
     idle_seconds = math.inf
     moved = False  # body bytes moved since the sweep last looked
     waits_for_caller = False  # the next thing needed is body bytes from the caller
+    waits_for_reader = False  # the next thing needed is that the caller reads its answer
     ear: Ear | None = None  # of an answer from 400 up
     repeated = False  # sent again after an answer that may be tried again once
     expired: "GatewayError | None" = None  # why the sweep ended the story

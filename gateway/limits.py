@@ -95,6 +95,8 @@ def _late(exchange: Exchange) -> GatewayError:
     where = f"({setting} of route '{exchange.route}')"
     if exchange.waits_for_caller:
         return RequestTimeout(f"The request body was still arriving when the deadline passed {where}.", setting=setting)
+    if exchange.waits_for_reader:
+        return RequestTimeout(f"The caller had not read its answer when the deadline passed {where}.", setting=setting)
     if exchange.phase == Phase.HOLDING:
         return Overloaded(
             f"No memory to hold the request body became free before the deadline {where} (process.body_memory).",
@@ -116,4 +118,6 @@ def _silent(exchange: Exchange) -> GatewayError:
     where = f"(limits.idle of route '{exchange.route}')"
     if exchange.waits_for_caller:
         return RequestTimeout(f"The request body stopped arriving {where}.", setting="limits.idle")
+    if exchange.waits_for_reader:
+        return RequestTimeout(f"The caller stopped reading its answer {where}.", setting="limits.idle")
     return UpstreamTimeout(f"The body stopped flowing {where}.", setting="limits.idle")

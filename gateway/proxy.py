@@ -277,6 +277,7 @@ class Proxy:
             if not data or not answer.writable:
                 answer.flush()
                 exchange.head_sent = True
+                exchange.waits_for_reader = not answer.writable
                 attempt.pump()
                 await exchange.moment.wait()
             data = connection.take() if answer.writable else b""  # broken off: cut

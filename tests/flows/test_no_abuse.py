@@ -193,6 +193,50 @@ async def test_each_failure_counts_once_for_the_breaker(start_gateway: StartGate
     assert [reply.get("Proxy-Status") is not None for reply in replies] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("setting", ["limits.idle", "limits.deadline"])
+async def test_callers_that_do_not_read_close_no_route(
+    start_gateway: StartGateway, fake: FakeModelArts, setting: str
+) -> None:
+    """Whoever leaves its answer unread is at fault for what that comes to, not the upstream: the breaker hears no failure."""
+    fake.behaviour = says("200 OK", b"x" * 20_000_000)
+    limits = {setting.removeprefix("limits."): "300ms"}
+    gateway = await start_gateway(document(route("r", fake.url, breaker={"failures": 2, "open": "60s"}, limits=limits)))
+
+    for number in range(3):
+        async with Caller(gateway.port) as caller:
+            caller.writer.transport.pause_reading()
+            await caller.send(request_bytes("GET", "/r"))
+            await fake.until(lambda number=number: len(fake.received) > number)
+            await until_idle(gateway)
+
+    fake.behaviour = says("200 OK", b"read")
+    assert (await gateway.ask("GET", "/r")).status == 200
+    lines = (await gateway.access_log())[:3]
+    assert [(line["error"], line["outcome"]) for line in lines] == [("Gateway.RequestTimeout", "cut")] * 3
+
+
+async def test_silent_tunnels_close_no_route(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """A tunnel ends when both sides have been silent for ``idle``; that says nothing against the upstream."""
+
+    async def shakes_hands(call: Call) -> None:
+        await call.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await asyncio.sleep(5)
+
+    fake.behaviour = shakes_hands
+    gateway = await start_gateway(
+        document(route("r", fake.url, websocket=True, breaker={"failures": 2, "open": "60s"}, limits={"idle": "200ms"}))
+    )
+
+    for _ in range(3):
+        async with Caller(gateway.port) as caller:
+            await caller.send(HANDSHAKE)
+            assert b" 101 " in await caller.reader.readuntil(b"\r\n\r\n")
+            await until_idle(gateway)
+
+    fake.behaviour = says("200 OK", b"after")
+    assert (await gateway.ask("GET", "/r")).status == 200
+
+
 async def until_idle(gateway: InProcess) -> None:
     async with asyncio.timeout(5):
         while gateway.gateway.serving.proxy.in_flight:
