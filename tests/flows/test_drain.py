@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.1
 
 
 class Balancer:
-    """Hands each new connection to the next gateway that is ready; looks often, and tries nothing twice."""
+    """Hands each new connection to the next gateway that is ready and takes it; looks often, and sends nothing twice."""
 
     def __init__(self) -> None:
         self.gateways: list[tuple[int, int]] = []  # port, admin port
@@ -27,12 +27,14 @@ class Balancer:
     async def running(self) -> AsyncIterator[int]:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         looking = asyncio.create_task(self._look())
-        yield server.sockets[0].getsockname()[1]
-        looking.cancel()
-        server.close()
-        for pipe in self._pipes:
-            pipe.cancel()
-        await asyncio.gather(looking, *self._pipes, return_exceptions=True)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            looking.cancel()
+            server.close()
+            for pipe in self._pipes:
+                pipe.cancel()
+            await asyncio.gather(looking, *self._pipes, return_exceptions=True)
 
     async def until_ready(self, count: int) -> None:
         async with asyncio.timeout(20):
@@ -50,13 +52,25 @@ class Balancer:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._turn += 1
-        port = self._ready[self._turn % len(self._ready)]
-        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            their_reader, their_writer = await self._reached()
+        except BaseException:
+            writer.close()
+            raise
         for one, other in ((reader, their_writer), (their_reader, writer)):
             pipe = asyncio.create_task(self._pass(one, other))
             self._pipes.add(pipe)
             pipe.add_done_callback(self._pipes.discard)
+
+    async def _reached(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that stopped listening since it was looked at, as happens where all are short of time, refuses: the next one, then."""
+        async with asyncio.timeout(10):
+            while True:
+                self._turn += 1
+                for port in self._ready[self._turn % max(len(self._ready), 1) :]:
+                    with contextlib.suppress(ConnectionError):
+                        return await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.sleep(0.01)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
