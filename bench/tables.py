@@ -211,7 +211,8 @@ def _verdict(results: Results, goal: Goal, peer: str) -> str:
     if not values:
         return "-"
     middle = statistics.median(values)
-    verdict = "met" if middle <= goal.bound else f"**missed by {(middle / goal.bound - 1) * 100:.0f} %**"
+    beyond = (middle / goal.bound - 1) * 100
+    verdict = "met" if beyond <= 0 else f"**missed by {beyond:.0f} %**" if beyond >= 1 else "**missed, by under 1 %**"
     return f"{_spread(values, 2)}: {verdict}"
 
 
