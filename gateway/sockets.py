@@ -92,7 +92,9 @@ def _bind_unix(path: str) -> socket.socket:
     try:
         try:
             sock.bind(path)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             # connect refuses on a plain file as it does on a socket that nobody listens on.
             if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None

@@ -1,5 +1,6 @@
 """gateway.sockets: addresses that are had, shared, taken over, or not."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def test_a_file_that_is_no_socket(tmp_path: Path) -> None:
         f"cannot listen on unix:{secret} (listen): File exists; it is no socket and stays: give listen another path"
     )
     assert secret.read_text() == "the-key"
+
+
+def test_a_folder_that_takes_no_socket() -> None:
+    """The reason is why nothing can be made there, not that nobody is found there."""
+    path = "/sys/gateway.sock"
+    with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError) as plain:  # noqa: PT011 - the system's own reason
+        sock.bind(path)
+
+    with pytest.raises(PortInUse) as caught:
+        sockets.bind(Address(unix_path=path), "listen")
+    assert str(caught.value) == f"cannot listen on unix:{path} (listen): {os.strerror(plain.value.errno or 0)}"
