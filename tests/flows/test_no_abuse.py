@@ -215,6 +215,37 @@ async def test_callers_that_do_not_read_close_no_route(
     assert [(line["error"], line["outcome"]) for line in lines] == [("Gateway.RequestTimeout", "cut")] * 3
 
 
+async def test_a_caller_that_read_on_is_not_blamed_for_the_upstream(
+    start_gateway: StartGateway, fake: FakeModelArts
+) -> None:
+    """Only while it does not read: that it kept an upstream waiting before does not excuse one that then falls silent."""
+    size = 20_000_000
+
+    async def falls_silent(call: Call) -> None:
+        await call.body()
+        await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (size + 1) + b"x" * size)
+        await call.gone()
+
+    fake.behaviour = falls_silent
+    gateway = await start_gateway(document(route("r", fake.url, limits={"idle": "500ms"})))
+
+    async with Caller(gateway.port) as caller:
+        caller.writer.transport.pause_reading()
+        await caller.send(request_bytes("GET", "/r"))
+        await fake.until(lambda: bool(fake.received))
+        async with asyncio.timeout(5):
+            while not any(exchange.waits_for_reader for exchange in gateway.gateway.serving.proxy._live):
+                await asyncio.sleep(0.01)
+        caller.writer.transport.resume_reading()
+        async with asyncio.timeout(5):
+            while await caller.receive():
+                pass
+        await until_idle(gateway)
+
+    (line,) = await gateway.access_log()
+    assert (line["error"], line["outcome"], line["response_bytes"]) == ("Gateway.UpstreamTimeout", "cut", size)
+
+
 async def test_silent_tunnels_close_no_route(start_gateway: StartGateway, fake: FakeModelArts) -> None:
     """A tunnel ends when both sides have been silent for ``idle``; that says nothing against the upstream."""
 
