@@ -160,17 +160,20 @@ async def test_an_end_that_only_the_kernel_has_heard(
     real = pool.dial
     listening = socket.create_server(("127.0.0.1", 0))
     received: list[bytes] = []
+    opened = threading.Semaphore(0)
 
     def accept_and_close() -> None:
         with contextlib.suppress(OSError):  # listening ends
             while True:
                 accepted, _ = listening.accept()
+                opened.acquire(timeout=10)  # any sooner, the loop would hear of it while it opens the connection
                 accepted.shutdown(socket.SHUT_WR)
                 received.append(accepted.recv(1000))
                 accepted.close()
 
     async def heard_by_the_kernel(*given: Any) -> UpstreamConnection:
         connection = await real(*given)
+        opened.release()
         time.sleep(0.05)
         return connection
 
