@@ -130,7 +130,7 @@ class MethodNotAllowed(CallerFault):
 
 
 class RequestTimeout(CallerFault):
-    """The caller was too slow sending."""
+    """The caller was too slow sending, or, which only logs and metrics hear of, reading its answer."""
 
     status = 408
     code = "Gateway.RequestTimeout"

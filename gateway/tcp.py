@@ -1,4 +1,4 @@
-"""What the kernel knows of a TCP connection that an event loop does not say."""
+"""What the kernel knows and does of TCP connections that event loops do not offer."""
 
 import asyncio
 import contextlib

@@ -56,7 +56,10 @@ def tls_context(connection: Connection) -> ResumingContext:
 
 
 async def dial(url: UpstreamUrl, connection: Connection, context: ssl.SSLContext | None) -> UpstreamConnection:
-    """Connect, through the proxy if there is one, and shake hands; whoever waits no longer cancels it.
+    """Connect, through the proxy if there is one, and shake hands.
+
+    It keeps no time (the event loop ends a TLS handshake after its own 60 s): whoever waits cancels it, as the sweep does
+    once ``limits.connect`` has passed, and nothing is left open then.
 
     Raises:
         UpstreamUnreachable: DNS, refused, lost, TLS; nothing was sent.

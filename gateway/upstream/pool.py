@@ -46,7 +46,7 @@ class Upstream:
         return len(self._idle)
 
     async def connect(self, route: Route, exchange: Exchange) -> UpstreamConnection:
-        """A new connection; see ``dial`` for what may go wrong."""
+        """A new connection, given to nobody if it was closed as soon as it was open; fails as ``dial`` does."""
         exchange.phase = Phase.CONNECTING
         seconds = route.limits.connect_seconds
         exchange.connect_by = math.inf if seconds is None else self._clock() + seconds
