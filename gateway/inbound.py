@@ -70,8 +70,8 @@ class Passage(Protocol):
 
     def take(self, data: bytes) -> bool: ...
 
-    def take_chunk(self, framed: bytes, length: int) -> bool:
-        """One chunk around ``length`` bytes, framed as ``wire.chunks.chunk`` does it."""
+    def take_framed(self, framed: bytes, length: int) -> bool:
+        """``length`` bytes as they stand on the wire: where the answer is chunked, one chunk as ``wire.chunks.chunk`` writes it."""
         ...
 
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import resource
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -27,7 +28,7 @@ _KEPT_HEAP_BYTES = 16 * 1024 * 1024
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Run a process's main coroutine, on uvloop where the extra ``speed`` is installed, else on asyncio's own loop."""
     _raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.get_loop().set_exception_handler(log_loop_exception)
         return runner.run(main)
 
@@ -104,10 +105,29 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_HEAP_BYTES)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop with one fault mended; None for asyncio's own."""
     try:
         import uvloop
     except ImportError:
         return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+
+    class Loop(uvloop.Loop):
+        """Has the descriptor of a socket that it opens a connection on to itself.
+
+        uvloop closes it as soon as the other side ends the connection. Where that happens before the caller has been told of
+        the connection, the socket would close the same number once more when it is forgotten, and by then it is another
+        connection's: at best the process aborts (``uv__epoll_ctl_flush``).
+        """
+
+        async def create_connection(
+            self, *given: Any, sock: socket.socket | None = None, **more: Any
+        ) -> tuple[Any, Any]:  # Any: the two of asyncio's own signature, passed on
+            try:
+                opened: tuple[Any, Any] = await super().create_connection(*given, sock=sock, **more)
+                return opened
+            finally:
+                if sock is not None:
+                    sock.detach()
+
+    return Loop

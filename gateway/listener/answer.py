@@ -126,9 +126,9 @@ class CallerPassage:
         self.chunked = chunked
 
     def take(self, data: bytes) -> bool:
-        return self.take_chunk(chunk(data) if self.chunked else data, len(data))
+        return self.take_framed(chunk(data) if self.chunked else data, len(data))
 
-    def take_chunk(self, framed: bytes, length: int) -> bool:
+    def take_framed(self, framed: bytes, length: int) -> bool:
         connection = self._connection
         if not connection.writable:
             return False

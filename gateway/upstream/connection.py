@@ -288,7 +288,7 @@ class UpstreamConnection(asyncio.Protocol):
         if chunks is not None:
             if passage is not None and passage.chunked:
                 length = chunks.whole(data)
-                if length and passage.take_chunk(data, length):
+                if length and passage.take_framed(data, length):
                     return True
             data = chunks.feed(data)
             if chunks.ended:

@@ -257,7 +257,7 @@ class Passing:
             self.got.append(data)
         return self.takes
 
-    def take_chunk(self, framed: bytes, length: int) -> bool:
+    def take_framed(self, framed: bytes, length: int) -> bool:
         assert self.chunked
         payload = framed[-length - 2 : -2]
         assert framed == chunk(payload)

@@ -6,6 +6,7 @@ import datetime
 import errno
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,19 +15,21 @@ from typing import Any
 
 import pytest
 import trustme
-import uvloop
 from fake_modelarts import FakeModelArts
 from raw_caller import CutOff, Reply
 from running import StartGateway, document, free_port, route
 
 from gateway.errors import UpstreamUnreachable
+from gateway.process import loop_factory
 from gateway.routes import Connection, UpstreamUrl
 from gateway.story import Moment, Stories, Story
+from gateway.upstream import dial as dialling
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.dial import dial, tls_context
 from gateway.upstream.resolve import Address, Resolver
 
 Asked = Callable[..., Any]
+LOOPS = [asyncio.new_event_loop, loop_factory()]
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ async def test_connecting_to_an_address_needs_none_of_the_loops_threads(fake: Fa
         await occupied
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("listens", [True, False], ids=["accepts", "stops listening"])
 def test_an_upstream_that_takes_its_time(new_loop: Callable[[], asyncio.AbstractEventLoop], listens: bool) -> None:
     """Its queue is full, so that the kernel has to knock again, a second later: the connection comes then, or the refusal."""
@@ -208,7 +211,7 @@ class Cut:
             socket.socket(fileno=secured.detach()).close()
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("close_notify", [True, False], ids=["close_notify", "no close_notify"])
 def test_a_tls_stream_that_somebody_else_may_have_ended(
     authority: trustme.CA, tmp_path: Path, close_notify: bool, new_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -469,7 +472,62 @@ async def test_a_story_that_ends_while_dialling_leaves_no_connection() -> None:
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("says", [b"unasked", b""], ids=["speaks", "closes"])
+@pytest.mark.parametrize("resets", [True, False], ids=["reset", "end"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_ends_as_it_is_opened_has_one_owner(
+    monkeypatch: pytest.MonkeyPatch,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    says: bytes,
+    resets: bool,
+    scheme: str,
+) -> None:
+    """Its first read closes it, and with it the descriptor; whoever closed that once more would close another's."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    sockets: list[socket.socket] = []
+    real = dialling._connect_one
+
+    async def heard_from_already(*given: Any) -> socket.socket:
+        sock = await real(*given)
+        sockets.append(sock)
+        accepted, _ = listening.accept()
+        accepted.sendall(says)
+        if resets:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        return sock
+
+    monkeypatch.setattr(dialling, "_connect_one", heard_from_already)
+    ended: list[UpstreamConnection | Exception] = []
+
+    url = UpstreamUrl(scheme, *listening.getsockname(), "a", "")
+    context = tls_context(Connection()) if scheme == "https" else None
+
+    async def tell() -> None:
+        try:
+            ended.append(await dial(url, Connection(), context))
+        except UpstreamUnreachable as error:
+            ended.append(error)
+
+    async def run() -> None:
+        stories = Stories(asyncio.get_running_loop())
+        for number in range(20):
+            Story(stories).begin(tell(), lambda: None)
+            async with asyncio.timeout(5):
+                while len(ended) <= number:
+                    await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+
+    with listening, asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+    assert len(sockets) == 20
+    assert [sock.fileno() for sock in sockets] == [-1] * 20
+    assert all(isinstance(each, Exception) or each.closed for each in ended)
+
+
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
 def test_a_caller_that_leaves_as_the_handshake_ends_harms_no_other_connection(
     authority: trustme.CA,
     tmp_path: Path,
