@@ -304,6 +304,7 @@ class Proxy:
                 exchange.moved = True
             if upstream.drained or tunnel.ended:
                 break
+            exchange.waits_for_reader = not answer.writable
             await exchange.moment.wait()
         answer.end()
 

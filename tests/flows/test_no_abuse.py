@@ -268,6 +268,26 @@ async def test_silent_tunnels_close_no_route(start_gateway: StartGateway, fake: 
     assert (await gateway.ask("GET", "/r")).status == 200
 
 
+async def test_an_unread_tunnel_ends_by_its_callers_fault(start_gateway: StartGateway, fake: FakeModelArts) -> None:
+    """The log names who it was that did not read."""
+
+    async def floods(call: Call) -> None:
+        await call.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await call.send(b"x" * 20_000_000)
+
+    fake.behaviour = floods
+    gateway = await start_gateway(document(route("r", fake.url, websocket=True, limits={"idle": "300ms"})))
+
+    async with Caller(gateway.port) as caller:
+        caller.writer.transport.pause_reading()
+        await caller.send(HANDSHAKE)
+        await fake.until(lambda: bool(fake.received))
+        await until_idle(gateway)
+
+    (line,) = await gateway.access_log()
+    assert (line["error"], line["outcome"]) == ("Gateway.RequestTimeout", "cut")
+
+
 async def until_idle(gateway: InProcess) -> None:
     async with asyncio.timeout(5):
         while gateway.gateway.serving.proxy.in_flight:
