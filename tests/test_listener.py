@@ -111,6 +111,19 @@ def _nobody(*_: object) -> Any:
     raise AssertionError("there is no request")
 
 
+async def test_the_last_answer_is_not_lost_to_what_comes_behind_it(gateway: InProcess) -> None:
+    """Who sends on behind ``Connection: close`` hears the end, not a reset that may overtake the answer."""
+    last = request_bytes("GET", "/r", {"Connection": "close"})
+    async with Caller(gateway.port) as caller:
+        await caller.send(last + b"GET ")
+        assert (await caller.reply()).status == 200
+        for _ in range(3):
+            await caller.send(b"more")
+            await asyncio.sleep(0.02)
+
+        assert await caller.reader.read() == b""
+
+
 async def test_pipelined_requests_are_answered_in_order(gateway: InProcess, fake: FakeModelArts) -> None:
     """Requests sent without waiting are answered one after the other."""
 

@@ -195,7 +195,7 @@ class CallerConnection(asyncio.Protocol):
         if self.transport is None:
             return
         if not keep:
-            self._finish(linger=not received)
+            self._finish(linger=not received or bool(self._buffer))  # what comes behind could turn the end into a reset
             return
         self._since = time.monotonic()
         self._head_began = False
